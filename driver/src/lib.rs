@@ -1,0 +1,10 @@
+//! The side that drives a virtio-pci function.
+//!
+//! Everything here acts through a [`bus::Bus`], so the same code runs over an emulated function in
+//! this process, a vfio-user socket or a real device behind VFIO.
+
+#![deny(unsafe_code)]
+
+pub mod bus;
+pub mod dirty;
+pub mod memory;
