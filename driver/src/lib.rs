@@ -7,4 +7,10 @@
 
 pub mod bus;
 pub mod dirty;
+pub mod error;
 pub mod memory;
+
+pub use error::DriverError;
+
+#[cfg(test)]
+mod testing;

@@ -2,7 +2,7 @@
 
 mod set;
 
-pub use set::DirtySet;
+pub use set::{DirtySet, Runs};
 
 use std::ops::Range;
 
