@@ -9,8 +9,12 @@ pub mod bus;
 pub mod dirty;
 pub mod error;
 pub mod memory;
+pub mod state;
+pub mod suspend;
+pub mod transport;
 
 pub use error::DriverError;
+pub use transport::Transport;
 
 #[cfg(test)]
 mod testing;
