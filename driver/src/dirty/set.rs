@@ -199,7 +199,14 @@ impl DirtySet {
         }
     }
 
-    fn trim(&mut self) {
+    /// The words before number `at` and the rest. Whoever writes them calls [`trim`](Self::trim).
+    pub(super) fn split_words(&mut self, at: usize) -> (&mut [u64], &mut [u64]) {
+        let words = self.bits.as_raw_mut_slice();
+        words.split_at_mut(at.min(words.len()))
+    }
+
+    /// Drops bits beyond the length.
+    pub(super) fn trim(&mut self) {
         let last = (self.as_words().len() as u64).saturating_sub(1);
         let mask = self.mask(last);
         if let Some(word) = self.bits.as_raw_mut_slice().last_mut() {
