@@ -5,10 +5,12 @@
 
 #![deny(unsafe_code)]
 
+pub mod blk;
 pub mod bus;
 pub mod dirty;
 pub mod error;
 pub mod memory;
+pub mod queue;
 pub mod state;
 pub mod suspend;
 pub mod transport;
