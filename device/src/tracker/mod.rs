@@ -1,5 +1,12 @@
 //! What is tracked, and where the marks go.
 
+mod bitmap;
+pub mod protocol;
+mod window;
+
+pub use bitmap::{Bitmap, MarkAt};
+pub(crate) use window::Window;
+
 /// How a mark is set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Marking {
@@ -19,10 +26,35 @@ pub struct TrackerConfig {
     pub enabled: bool,
     /// Page size exponent above 4 KiB, at most [`spec::tracker::GRA_POWER_MAX`].
     pub gra_power: u8,
-    /// IOVA of the bitmap; 0 is no bitmap.
+    /// IOVA of the bitmap, a multiple of [`spec::tracker::BITMAP_ALIGN`]; 0 is no bitmap.
     pub bitmap_addr: u64,
     /// Bytes of the bitmap; 0 is no bitmap.
     pub bitmap_length: u64,
     /// How marks are set.
     pub marking: Marking,
+}
+
+impl TrackerConfig {
+    /// Whether any mark is to be set at all.
+    pub(crate) fn is_active(&self) -> bool {
+        self.enabled
+            && self.marking != Marking::Off
+            && self.gra_power <= spec::tracker::GRA_POWER_MAX
+            && self.bitmap_addr != 0
+            && self.bitmap_addr.is_multiple_of(spec::tracker::BITMAP_ALIGN)
+            && self.bitmap_length != 0
+    }
+}
+
+/// What the tracker could not do, since it was last enabled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrackerStats {
+    /// Marks dropped because their bit lies beyond `bitmap_length`. Draft 2023 forbids setting them
+    /// and gives no other rule; counting is a project rule.
+    pub beyond_length: u64,
+    /// Marks kept in the shadow because their part of the bitmap was not mapped. Project rule:
+    /// they are delivered when it is mapped again.
+    pub shadowed: u64,
+    /// Words of the shadow that still wait for delivery.
+    pub undelivered: u64,
 }

@@ -1,0 +1,205 @@
+//! The door, open: memory access of one burst.
+#![expect(
+    unsafe_code,
+    reason = "gives vm-memory's slices the tracker as their bitmap"
+)]
+
+use super::DmaError;
+use super::space::Space;
+use crate::tracker::protocol::Fenced;
+use crate::tracker::{Bitmap, MarkAt};
+use crossbeam_utils::sync::ShardedLockReadGuard;
+use std::iter::FusedIterator;
+use std::sync::atomic::AtomicU64;
+use vm_memory::bitmap::{BS, Bitmap as _};
+use vm_memory::guest_memory::{Error as GuestMemoryError, GuestMemorySliceIterator};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
+
+/// The door, open. Implements vm-memory's `GuestMemory`: writes through that are marked at once.
+#[derive(Debug)]
+pub struct DmaGuard<'a> {
+    space: ShardedLockReadGuard<'a, Space>,
+}
+
+impl<'a> DmaGuard<'a> {
+    pub(super) fn new(space: ShardedLockReadGuard<'a, Space>) -> Self {
+        Self { space }
+    }
+
+    /// Copies guest memory out, once.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::Fault`] if any part is not readable; `into` may then be partly filled.
+    pub fn read(&self, iova: u64, into: &mut [u8]) -> Result<(), DmaError> {
+        let mut rest = into;
+        for slice in self.space.slices(iova, rest.len(), Permissions::Read) {
+            let (_, slice) = slice?;
+            let (now, later) = rest.split_at_mut(slice.len());
+            slice.copy_to(now);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Whether all of the range can be written.
+    pub fn is_writable(&self, iova: u64, len: usize) -> bool {
+        self.space.check(iova, len, Permissions::Write)
+    }
+
+    /// Starts a burst of bulk writes.
+    pub fn burst(&self) -> Burst<'_> {
+        Burst {
+            space: &self.space,
+            written: Vec::new(),
+        }
+    }
+
+    /// Marks ranges of `(iova, bytes)` whose data has been stored: one fence, then only the pages
+    /// that are not marked yet cost a locked operation.
+    pub fn mark(&self, written: &[(u64, u64)]) {
+        mark(self.space.bitmap(), written);
+    }
+}
+
+fn mark(bitmap: &Bitmap, written: &[(u64, u64)]) {
+    if written.is_empty() || !bitmap.is_active() {
+        return;
+    }
+    let fenced = Fenced::after_data::<AtomicU64>();
+    for &(iova, len) in written {
+        bitmap.mark_fenced(fenced, iova, len);
+    }
+}
+
+/// Bulk writes whose marks are set together, after all data has landed: on [`Burst::commit`], or
+/// when dropped.
+#[derive(Debug)]
+pub struct Burst<'a> {
+    space: &'a Space,
+    written: Vec<(u64, u64)>,
+}
+
+impl Burst<'_> {
+    /// Stores `data` at `iova`.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::Fault`], with nothing stored, if any part of the range is not writable.
+    pub fn write(&mut self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
+        let mut rest = data;
+        self.store(iova, data.len(), |slice| {
+            let (now, later) = rest.split_at(slice.len());
+            slice.copy_from(now);
+            rest = later;
+        })
+    }
+
+    /// Stores `len` zeroes at `iova`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Burst::write`].
+    pub fn zero(&mut self, iova: u64, len: usize) -> Result<(), DmaError> {
+        const ZEROES: [u8; 4096] = [0; 4096];
+        self.store(iova, len, |slice| {
+            let mut offset = 0;
+            while let Ok(rest) = slice.offset(offset)
+                && !rest.is_empty()
+            {
+                let now = &ZEROES[..rest.len().min(ZEROES.len())];
+                rest.copy_from(now);
+                offset += now.len();
+            }
+        })
+    }
+
+    fn store(
+        &mut self,
+        iova: u64,
+        len: usize,
+        mut each: impl FnMut(&VolatileSlice<'_>),
+    ) -> Result<(), DmaError> {
+        let access = Permissions::Write;
+        if !self.space.check(iova, len, access) {
+            return Err(DmaError::Fault { iova, len, access });
+        }
+        for slice in self.space.slices(iova, len, access) {
+            each(&slice?.1);
+        }
+        self.written
+            .push((iova, u64::try_from(len).unwrap_or(u64::MAX)));
+        Ok(())
+    }
+
+    /// Sets the marks. To be called before the used ring is published.
+    pub fn commit(self) {}
+}
+
+impl Drop for Burst<'_> {
+    fn drop(&mut self) {
+        mark(self.space.bitmap(), &self.written);
+    }
+}
+
+impl GuestMemory for DmaGuard<'_> {
+    /// Never given out: the only way to the memory is through the map.
+    type PhysicalMemory = GuestMemoryMmap<()>;
+    type Bitmap = Bitmap;
+
+    fn check_range(&self, addr: GuestAddress, count: usize, access: Permissions) -> bool {
+        self.space.check(addr.0, count, access)
+    }
+
+    fn get_slices<'a>(
+        &'a self,
+        addr: GuestAddress,
+        count: usize,
+        access: Permissions,
+    ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, Bitmap>>, GuestMemoryError> {
+        let bitmap = self.space.bitmap();
+        let slices = self.space.slices(addr.0, count, access);
+        Ok(Marked(slices.map(move |slice| {
+            let (iova, slice) = slice.map_err(|error| {
+                GuestMemoryError::IOError(std::io::Error::new(std::io::ErrorKind::NotFound, error))
+            })?;
+            let offset =
+                usize::try_from(iova).map_err(|_| GuestMemoryError::InvalidGuestAddress(addr))?;
+            let host = slice.ptr_guard_mut();
+            // SAFETY: the same memory as `slice`, whose mapping outlives the borrow of `self`: the
+            // lock is held for as long as that. All access to it is volatile or atomic.
+            Ok(unsafe {
+                VolatileSlice::with_bitmap(
+                    host.as_ptr(),
+                    slice.len(),
+                    bitmap.slice_at(offset),
+                    None,
+                )
+            })
+        })))
+    }
+}
+
+/// An iterator over slices of guest memory that ends after an error.
+struct Marked<I>(I);
+
+impl<'a, I> Iterator for Marked<I>
+where
+    I: Iterator<Item = Result<VolatileSlice<'a, MarkAt<'a>>, GuestMemoryError>>,
+{
+    type Item = I::Item;
+
+    fn next(&mut self) -> Option<I::Item> {
+        self.0.next()
+    }
+}
+
+impl<'a, I> FusedIterator for Marked<I> where
+    I: Iterator<Item = Result<VolatileSlice<'a, MarkAt<'a>>, GuestMemoryError>>
+{
+}
+
+impl<'a, I> GuestMemorySliceIterator<'a, MarkAt<'a>> for Marked<I> where
+    I: Iterator<Item = Result<VolatileSlice<'a, MarkAt<'a>>, GuestMemoryError>>
+{
+}

@@ -1,0 +1,119 @@
+//! The one door to guest memory.
+//!
+//! Nothing in this crate writes guest memory but through here. [`Dma::enter`] opens the door for
+//! one burst of work. While the guard lives no map changes and the tracker's configuration stands
+//! still, so a guard is never held across disk I/O, and a thread holds one at a time. Rings and
+//! other small fields go through the guard as vm-memory's `GuestMemory` and are marked as they are
+//! written; bulk data goes through [`Burst`], which marks after everything has landed.
+//!
+//! Addresses are IOVAs. Each memory file is mapped once, however many maps point into it, so a map
+//! costs an entry in a tree and no system call.
+
+mod guard;
+mod space;
+#[cfg(test)]
+mod tests;
+
+pub use guard::{Burst, DmaGuard};
+
+use crate::tracker::{TrackerConfig, TrackerStats};
+use crossbeam_utils::sync::ShardedLock;
+use space::Space;
+use std::fs::File;
+use std::sync::PoisonError;
+use vm_memory::Permissions;
+
+/// Maps begin and end at multiples of this many bytes.
+pub const MAP_ALIGN: u64 = 4096;
+
+/// Why a map or an access failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DmaError {
+    /// Part of the range is not mapped, or not for this kind of access. The access had no effect.
+    #[error("no {access:?} access to {len} bytes at IOVA {iova:#x}")]
+    Fault {
+        /// First address.
+        iova: u64,
+        /// Bytes.
+        len: usize,
+        /// What was wanted.
+        access: Permissions,
+    },
+    /// The map cannot be made; the maps are as they were.
+    #[error("cannot map {size:#x} bytes at IOVA {iova:#x}: {why}")]
+    BadMap {
+        /// First address.
+        iova: u64,
+        /// Bytes.
+        size: u64,
+        /// What was expected and what came.
+        why: String,
+    },
+}
+
+/// Guest memory as the device reaches it.
+#[derive(Debug, Default)]
+pub struct Dma {
+    /// Sharded, because every burst of every worker takes it and maps change seldom.
+    space: ShardedLock<Space>,
+}
+
+impl Dma {
+    /// No maps, tracking off.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Maps `size` bytes of `file` from `offset` at `iova`, replacing what was mapped there.
+    ///
+    /// All three are multiples of [`MAP_ALIGN`]. A map without write permission needs `file` open
+    /// for reading only. Returns when nothing goes through the maps it replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::BadMap`] if the numbers do not fit the file or the address space.
+    pub fn map(
+        &self,
+        iova: u64,
+        size: u64,
+        file: &File,
+        offset: u64,
+        perm: Permissions,
+    ) -> Result<(), DmaError> {
+        let mut space = self.space.write().unwrap_or_else(PoisonError::into_inner);
+        space.map(iova, size, file, offset, perm)
+    }
+
+    /// Removes all maps in the range, whole or in part; returns when nothing goes through them.
+    ///
+    /// A range that was never mapped, or that runs past the end of the address space, is normal:
+    /// QEMU unmaps all of it.
+    pub fn unmap(&self, iova: u64, size: u64) {
+        self.space
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unmap(iova, size);
+    }
+
+    /// Opens the door for one burst of work.
+    pub fn enter(&self) -> DmaGuard<'_> {
+        DmaGuard::new(self.space.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts a tracker configuration in force; returns when no mark of the old one can follow.
+    pub fn set_tracker(&self, config: TrackerConfig) {
+        self.space
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .set_tracker(config);
+    }
+
+    /// What the tracker could not do since it was last configured.
+    pub fn tracker_stats(&self) -> TrackerStats {
+        self.space
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .bitmap()
+            .stats()
+    }
+}

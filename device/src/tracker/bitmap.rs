@@ -1,0 +1,290 @@
+//! The guest's bitmap: a table of stretches of its memory, and a shadow for what is not mapped.
+#![expect(unsafe_code, reason = "takes atomic views of the guest's bitmap")]
+
+use super::protocol::{self, Fenced, MarkWord};
+use super::{Marking, TrackerConfig, TrackerStats, Window};
+use rangemap::RangeMap;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use vm_memory::bitmap::{self, BitmapSlice, WithBitmapSlice};
+
+/// The bitmap in force, or none.
+///
+/// Lives beside the IOVA map under one lock: whoever marks holds the map still, so a window is
+/// never used after its mapping is gone.
+#[derive(Debug, Default)]
+pub struct Bitmap {
+    config: TrackerConfig,
+    /// log2 of the tracked page size.
+    shift: u32,
+    /// Bits the bitmap has.
+    bits: u64,
+    /// Stretches by byte of the bitmap.
+    windows: RangeMap<u64, Window>,
+    /// The first stretch: all of the bitmap, unless it is scattered.
+    hot: Option<(Range<u64>, Window)>,
+    /// Words that wait for their part of the bitmap to be mapped, by index.
+    shadow: Mutex<BTreeMap<u64, u64>>,
+    beyond_length: AtomicU64,
+    shadowed: AtomicU64,
+}
+
+/// The bitmap from one IOVA on, as vm-memory's accessors mark it: always by the locked operation.
+#[derive(Clone, Debug)]
+pub struct MarkAt<'a> {
+    bitmap: &'a Bitmap,
+    iova: u64,
+}
+
+impl Bitmap {
+    /// The bitmap of `config`, with nothing resolved yet.
+    pub(crate) fn new(config: TrackerConfig) -> Self {
+        if !config.is_active() {
+            return Self {
+                config,
+                ..Self::default()
+            };
+        }
+        Self {
+            config,
+            shift: 12 + u32::from(config.gra_power),
+            bits: config.bitmap_length.saturating_mul(8),
+            ..Self::default()
+        }
+    }
+
+    /// Whether a mark would have any effect.
+    #[inline]
+    pub(crate) fn is_active(&self) -> bool {
+        self.bits != 0
+    }
+
+    pub(crate) fn config(&self) -> TrackerConfig {
+        self.config
+    }
+
+    pub(crate) fn stats(&self) -> TrackerStats {
+        let shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
+        TrackerStats {
+            beyond_length: self.beyond_length.load(Ordering::Relaxed),
+            shadowed: self.shadowed.load(Ordering::Relaxed),
+            undelivered: shadow.len().try_into().unwrap_or(u64::MAX),
+        }
+    }
+
+    /// IOVAs the bitmap occupies.
+    pub(crate) fn iovas(&self) -> Range<u64> {
+        if !self.is_active() {
+            return 0..0;
+        }
+        let start = self.config.bitmap_addr;
+        start..start.saturating_add(self.config.bitmap_length)
+    }
+
+    /// `iovas`, all within [`Bitmap::iovas`], are now reached through `window`; marks that waited
+    /// for them are delivered.
+    pub(crate) fn resolve(&mut self, iovas: Range<u64>, window: Window) {
+        let bytes = self.bytes_of(&iovas);
+        self.windows.insert(bytes.clone(), window);
+        self.refresh_hot();
+        let waiting: Vec<(u64, u64)> = {
+            let mut shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
+            let words = bytes.start / 8..bytes.end.div_ceil(8);
+            let waiting = shadow
+                .range(words.clone())
+                .map(|(&w, &b)| (w, b))
+                .collect::<Vec<_>>();
+            shadow.retain(|word, _| !words.contains(word));
+            waiting
+        };
+        for (word, bits) in waiting {
+            self.mark_word(word, bits, None);
+        }
+    }
+
+    /// `iovas` are no longer mapped: marks there go to the shadow from now on.
+    pub(crate) fn forget(&mut self, iovas: Range<u64>) {
+        let bytes = self.bytes_of(&iovas);
+        self.windows.remove(bytes);
+        self.refresh_hot();
+    }
+
+    /// Marks the pages of `len` bytes at `iova`, all of whose data precedes `fenced`.
+    #[inline]
+    pub(crate) fn mark_fenced(&self, fenced: Fenced, iova: u64, len: u64) {
+        self.mark(iova, len, Some(fenced));
+    }
+
+    #[inline]
+    fn mark(&self, iova: u64, len: u64, fenced: Option<Fenced>) {
+        if !self.is_active() || len == 0 {
+            return;
+        }
+        let first = iova >> self.shift;
+        let mut last = iova.saturating_add(len - 1) >> self.shift;
+        if last >= self.bits {
+            let dropped = last - first.max(self.bits) + 1;
+            self.beyond_length.fetch_add(dropped, Ordering::Relaxed);
+            if first >= self.bits {
+                return;
+            }
+            last = self.bits - 1;
+        }
+        if self.config.marking == Marking::Byte {
+            for byte in first / 8..=last / 8 {
+                self.mark_byte(byte);
+            }
+            return;
+        }
+        for word in first / 64..=last / 64 {
+            let mut mask = u64::MAX;
+            if word == first / 64 {
+                mask <<= first % 64;
+            }
+            if word == last / 64 {
+                mask &= u64::MAX >> (63 - last % 64);
+            }
+            self.mark_word(word, mask, fenced);
+        }
+    }
+
+    /// Sets `mask` in word `word`, which holds at least one byte of the bitmap.
+    #[inline]
+    fn mark_word(&self, word: u64, mask: u64, fenced: Option<Fenced>) {
+        let byte = word * 8;
+        let Some(window) = self.window(byte) else {
+            return self.mark_shadow(word, mask);
+        };
+        let Ok(host) = usize::try_from(byte) else {
+            return;
+        };
+        if byte + 8 > self.config.bitmap_length {
+            return self.mark_tail(byte, mask, fenced);
+        }
+        // SAFETY: `window` was found for `byte`, maps are page-grained and the bitmap is 8-aligned,
+        // so the word's eight bytes share its window; the lock that guards `self` keeps maps still.
+        if let Some(word) = unsafe { window.word(host) } {
+            set(word, mask, fenced);
+        }
+    }
+
+    /// The last word of a bitmap whose length is no multiple of 8: byte by byte, on both sides.
+    #[cold]
+    fn mark_tail(&self, byte: u64, mask: u64, fenced: Option<Fenced>) {
+        for (byte, mask) in (byte..self.config.bitmap_length).zip(mask.to_le_bytes()) {
+            if let Some(cell) = self.cell(byte).filter(|_| mask != 0) {
+                set(cell, mask.into(), fenced);
+            }
+        }
+    }
+
+    /// Sets a whole byte, without reading it.
+    #[inline]
+    fn mark_byte(&self, byte: u64) {
+        match self.cell(byte) {
+            Some(cell) => cell.store(0xff, Ordering::Release),
+            None => self.mark_shadow(byte / 8, 0xff << (byte % 8 * 8)),
+        }
+    }
+
+    fn cell(&self, byte: u64) -> Option<&AtomicU8> {
+        let host = usize::try_from(byte).ok()?;
+        let window = self.window(byte)?;
+        // SAFETY: `window` was found for `byte`; the lock that guards `self` keeps maps still.
+        unsafe { window.byte(host) }
+    }
+
+    #[inline(always)]
+    fn window(&self, byte: u64) -> Option<&Window> {
+        match &self.hot {
+            Some((range, window)) if range.contains(&byte) => Some(window),
+            _ => self.windows.get(&byte),
+        }
+    }
+
+    #[cold]
+    fn mark_shadow(&self, word: u64, mask: u64) {
+        let pages = u64::from(mask.count_ones());
+        self.shadowed.fetch_add(pages, Ordering::Relaxed);
+        let mut shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
+        *shadow.entry(word).or_default() |= mask;
+    }
+
+    fn refresh_hot(&mut self) {
+        self.hot = self
+            .windows
+            .iter()
+            .next()
+            .map(|(range, window)| (range.clone(), *window));
+    }
+
+    fn bytes_of(&self, iovas: &Range<u64>) -> Range<u64> {
+        let base = self.config.bitmap_addr;
+        iovas.start.saturating_sub(base)..iovas.end.saturating_sub(base)
+    }
+}
+
+#[inline(always)]
+fn set<W: MarkWord>(word: &W, mask: u64, fenced: Option<Fenced>) {
+    match fenced {
+        Some(fenced) => protocol::mark_fenced(fenced, word, mask),
+        None => protocol::mark(word, mask),
+    }
+}
+
+impl<'a> WithBitmapSlice<'a> for Bitmap {
+    type S = MarkAt<'a>;
+}
+
+impl bitmap::Bitmap for Bitmap {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        self.slice_at(0).mark_dirty(offset, len);
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        self.slice_at(0).dirty_at(offset)
+    }
+
+    fn slice_at(&self, offset: usize) -> MarkAt<'_> {
+        MarkAt {
+            bitmap: self,
+            iova: widen(offset),
+        }
+    }
+}
+
+impl<'a> WithBitmapSlice<'_> for MarkAt<'a> {
+    type S = Self;
+}
+
+impl BitmapSlice for MarkAt<'_> {}
+
+impl bitmap::Bitmap for MarkAt<'_> {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        self.bitmap
+            .mark(self.iova.saturating_add(widen(offset)), widen(len), None);
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        let bitmap = self.bitmap;
+        let bit = self.iova.saturating_add(widen(offset)) >> bitmap.shift;
+        bit < bitmap.bits
+            && bitmap
+                .cell(bit / 8)
+                .is_some_and(|cell| cell.load(Ordering::Relaxed) & (1 << (bit % 8)) != 0)
+    }
+
+    fn slice_at(&self, offset: usize) -> Self {
+        Self {
+            bitmap: self.bitmap,
+            iova: self.iova.saturating_add(widen(offset)),
+        }
+    }
+}
+
+/// `usize` is never wider than 64 bits where Linux runs.
+fn widen(value: usize) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,84 @@
+//! The marking half of the protocol between a device that marks and a driver that harvests.
+//!
+//! Data first, then the mark, then the used ring. A mark is a Release read-modify-write. A bit that
+//! is seen set may be left alone only after one SeqCst fence that follows all data of the burst:
+//! without it the data may still be in this CPU's store buffer when the harvester takes the bit and
+//! reads the page, and the page is lost. The harvester's half is `driver::dirty`; the pair of them
+//! is proved by loom in `vm/tests/loom.rs`, for which [`MarkWord`] stands between the protocol and
+//! the atomic.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
+
+/// A word of a dirty bitmap, as the marking side uses it.
+pub trait MarkWord {
+    /// Relaxed load.
+    fn load(&self) -> u64;
+    /// Atomic OR, Release.
+    fn or(&self, mask: u64);
+    /// A SeqCst fence.
+    fn fence();
+}
+
+impl MarkWord for AtomicU64 {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        u64::from_le(Self::load(self, Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    fn or(&self, mask: u64) {
+        self.fetch_or(mask.to_le(), Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn fence() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// Only the low eight bits exist: the tail of a bitmap whose length is no multiple of 8.
+impl MarkWord for AtomicU8 {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        Self::load(self, Ordering::Relaxed).into()
+    }
+
+    #[inline(always)]
+    fn or(&self, mask: u64) {
+        self.fetch_or(mask.to_le_bytes()[0], Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn fence() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// Proof that a SeqCst fence stands between the data of a burst and the marks that are set with it.
+///
+/// Only data stored before this value was made may be marked with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Fenced(());
+
+impl Fenced {
+    /// Fences: all data of the burst has been stored.
+    #[inline(always)]
+    pub fn after_data<W: MarkWord>() -> Self {
+        W::fence();
+        Self(())
+    }
+}
+
+/// Sets `mask`, skipping the locked operation if it is set already.
+#[inline(always)]
+pub fn mark_fenced<W: MarkWord>(_: Fenced, word: &W, mask: u64) {
+    if word.load() & mask != mask {
+        word.or(mask);
+    }
+}
+
+/// Sets `mask`, always by the locked operation: for a single write that no fence follows.
+#[inline(always)]
+pub fn mark<W: MarkWord>(word: &W, mask: u64) {
+    word.or(mask);
+}
