@@ -268,7 +268,7 @@ impl<'g> Migration<'g> {
         sources.iter().zip(&self.round_sets).map(share).collect()
     }
 
-    fn roll_back(mut self, stream: &mut dyn SourceStream, error: MigrationError) -> Failure {
+    fn roll_back(self, stream: &mut dyn SourceStream, error: MigrationError) -> Failure {
         let mut failure = Failure {
             resumed: false,
             put_back: 0,
