@@ -190,7 +190,7 @@ impl Bus for FakeBus {
     fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) -> Result<(), BusError> {
         let len = data.len();
         let outside = || BusError::OutOfRange { bar, offset, len };
-        if bar != 0 || offset % len as u64 != 0 || !matches!(len, 1 | 2 | 4) {
+        if bar != 0 || !offset.is_multiple_of(len as u64) || !matches!(len, 1 | 2 | 4) {
             return Err(outside());
         }
         let mut registers = self.registers();
@@ -222,7 +222,7 @@ impl Bus for FakeBus {
     fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) -> Result<(), BusError> {
         let len = data.len();
         let outside = || BusError::OutOfRange { bar, offset, len };
-        if bar != 0 || offset % len as u64 != 0 || !matches!(len, 1 | 2 | 4) {
+        if bar != 0 || !offset.is_multiple_of(len as u64) || !matches!(len, 1 | 2 | 4) {
             return Err(outside());
         }
         let mut registers = self.registers();
