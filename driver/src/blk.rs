@@ -314,8 +314,12 @@ impl BlkQueue {
                 self.area.write(at + PAYLOAD_AT, segment.as_bytes())?;
                 readable.push((iova + PAYLOAD_AT, 16));
             }
-            // ID_BYTES.
-            Data::Id => writable.push((iova + PAYLOAD_AT, 20)),
+            Data::Id => {
+                // A device may write less; what it leaves must not be a former request's.
+                self.area.write(at + PAYLOAD_AT, &[0; ID_BYTES])?;
+                // ID_BYTES.
+                writable.push((iova + PAYLOAD_AT, 20));
+            }
         }
         writable.push((iova + STATUS_AT, 1));
         self.queue.add(&readable, &writable, u64::from(slot))?;

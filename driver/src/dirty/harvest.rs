@@ -151,6 +151,21 @@ pub fn harvest_into(
     width: HarvestWidth,
     into: &mut DirtySet,
 ) -> Result<(), MemoryError> {
+    harvest_within(bitmap, length, width, None, into)
+}
+
+/// [`harvest_into`] of the pages of `within` alone; the marks of others are taken and dropped.
+pub(super) fn harvest_within(
+    bitmap: &DmaMemory,
+    length: u64,
+    width: HarvestWidth,
+    within: Option<&DirtySet>,
+    into: &mut DirtySet,
+) -> Result<(), MemoryError> {
+    let only = |word: usize, bits: u64| match within {
+        Some(set) => bits & set.word(word as u64),
+        None => bits,
+    };
     let half = length / 2 / PAGE_SIZE * PAGE_SIZE;
     let whole = bitmap.slice(0, length)?;
     let halves = (whole.slice(0, half)?, whole.slice(half, length - half)?);
@@ -163,10 +178,12 @@ pub fn harvest_into(
         return std::thread::scope(|scope| {
             let other = scope.spawn(|| {
                 harvest(&halves.1, length - half, width, |word, bits| {
-                    or(high, word, bits);
+                    or(high, word, only(split + word, bits));
                 })
             });
-            let mine = harvest(&halves.0, half, width, |word, bits| or(low, word, bits));
+            let mine = harvest(&halves.0, half, width, |word, bits| {
+                or(low, word, only(word, bits))
+            });
             // The closure cannot panic; if it did, pages would be lost silently otherwise.
             match other.join() {
                 Ok(theirs) => mine.and(theirs),
@@ -180,7 +197,7 @@ pub fn harvest_into(
         });
     }
     harvest(&whole, length, width, |word, bits| {
-        into.or_word(word as u64, bits);
+        into.or_word(word as u64, only(word, bits));
     })
 }
 

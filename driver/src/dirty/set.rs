@@ -199,6 +199,23 @@ impl DirtySet {
         }
     }
 
+    /// Word `index`, 0 beyond the end.
+    pub(super) fn word(&self, index: u64) -> u64 {
+        let word = usize::try_from(index).ok();
+        word.and_then(|word| self.as_words().get(word).copied())
+            .unwrap_or(0)
+    }
+
+    /// Moves the pages of `range` to `into`, which must reach as far.
+    pub(super) fn move_range(&mut self, range: Range<u64>, into: &mut Self) {
+        let mut index = range.start / BITS;
+        self.each_word(range, |word, mask| {
+            into.or_word(index, *word & mask);
+            *word &= !mask;
+            index += 1;
+        });
+    }
+
     /// The words before number `at` and the rest. Whoever writes them calls [`trim`](Self::trim).
     pub(super) fn split_words(&mut self, at: usize) -> (&mut [u64], &mut [u64]) {
         let words = self.bits.as_raw_mut_slice();
@@ -214,7 +231,7 @@ impl DirtySet {
         }
     }
 
-    fn each_word(&mut self, range: Range<u64>, edit: impl Fn(&mut u64, u64)) {
+    fn each_word(&mut self, range: Range<u64>, mut edit: impl FnMut(&mut u64, u64)) {
         let end = range.end.min(self.len());
         if range.start >= end {
             return;

@@ -1,9 +1,9 @@
 //! The memory dirty pages tracker as a source of dirty pages (draft 2023; layout: project rule).
 
-use super::harvest::{HarvestWidth, harvest, harvest_into};
+use super::harvest::{HarvestWidth, harvest, harvest_within};
 use super::{DirtyError, DirtySet, DirtySource, PAGE_SIZE};
 use crate::error::DriverError;
-use crate::memory::DmaMemory;
+use crate::memory::{DmaMemory, MemoryError};
 use crate::transport::Transport;
 use spec::tracker::{BITMAP_ALIGN, ENABLE_ON, GRA_POWER_MAX, TrackerRegs, bitmap_length};
 use std::mem::offset_of;
@@ -35,6 +35,8 @@ struct On {
     tracked: DirtySet,
     /// Taken from the bitmap or put back, and not yet reported. The device never sees it.
     pending: DirtySet,
+    /// False if `pending` is surely empty.
+    left: bool,
     /// Bytes of bitmap that the device may write.
     length: u64,
     /// log2 of the pages that one bit stands for.
@@ -157,37 +159,67 @@ fn pages(range: &Range<u64>) -> Range<u64> {
 }
 
 impl On {
-    /// Moves what the device marked to `pending`.
-    fn take(&mut self, bitmap: &DmaMemory, width: HarvestWidth) -> Result<(), DirtyError> {
-        let unreachable =
-            |error: crate::memory::MemoryError| untrackable("with this bitmap", error.to_string());
-        if self.power == 0 {
-            harvest_into(bitmap, self.length, width, &mut self.pending).map_err(unreachable)?;
-        } else {
-            let (pending, power) = (&mut self.pending, u32::from(self.power));
-            let sink = |word: usize, mut bits: u64| {
-                while bits != 0 {
-                    // Runs of ones become runs of pages.
-                    let skip = bits.trailing_zeros();
-                    let run = (bits >> skip).trailing_ones();
-                    let first = word as u64 * 64 + u64::from(skip);
-                    let end = first + u64::from(run);
-                    // A word number below 2^61 / 8 and a power of at most 18: within 64 bits for
-                    // every bitmap that memory holds; saturating for the others.
-                    let scale = 1_u64 << power;
-                    pending.insert_range(first.saturating_mul(scale)..end.saturating_mul(scale));
-                    bits = match run {
-                        64 => 0,
-                        _ => bits & !(((1 << run) - 1) << skip),
-                    };
-                }
-            };
-            harvest(bitmap, self.length, width, sink).map_err(unreachable)?;
+    /// Moves what the device marked to `into` as far as it lies within `asked` (pages), the rest to
+    /// `pending`. Whole-byte marks and large granules name pages that nobody asked to track: those
+    /// are dropped.
+    fn take(
+        &mut self,
+        bitmap: &DmaMemory,
+        width: HarvestWidth,
+        asked: &Range<u64>,
+        into: &mut DirtySet,
+    ) -> Result<(), MemoryError> {
+        let Self {
+            tracked,
+            pending,
+            left,
+            length,
+            power,
+        } = self;
+        if *power == 0 && asked.start == 0 && asked.end >= tracked.len() {
+            return harvest_within(bitmap, *length, width, Some(tracked), into);
         }
-        // Whole-byte marks and large granules name pages that nobody asked for.
-        self.pending.intersect_with(&self.tracked);
-        Ok(())
+        // One word of pages: 64 of them from a multiple of 64 on.
+        let mut give = |index: u64, bits: u64| {
+            let bits = bits & tracked.word(index);
+            let inside = bits & word_of(asked, index);
+            into.or_word(index, inside);
+            if bits != inside {
+                pending.or_word(index, bits & !inside);
+                *left = true;
+            }
+        };
+        let words = tracked.as_words().len() as u64;
+        harvest(bitmap, *length, width, |word, mut bits| {
+            if *power == 0 {
+                give(word as u64, bits);
+                return;
+            }
+            while bits != 0 {
+                let bit = word as u64 * 64 + u64::from(bits.trailing_zeros());
+                bits &= bits - 1;
+                // The bitmap is no longer than the tracked memory needs, or longer by what the
+                // device raised the granularity; then its upper bits stand for nothing.
+                let Some(first) = bit.checked_mul(1 << *power) else {
+                    continue;
+                };
+                let end = first.saturating_add(1 << *power);
+                for index in first / 64..end.div_ceil(64).min(words) {
+                    give(index, word_of(&(first..end), index));
+                }
+            }
+        })
     }
+}
+
+/// The bits of word `index` of a set that the pages of `range` have.
+fn word_of(range: &Range<u64>, index: u64) -> u64 {
+    let base = index.saturating_mul(64);
+    let ones = |pages: u64| match pages {
+        0..64 => (1_u64 << pages) - 1,
+        _ => !0,
+    };
+    ones(range.end.saturating_sub(base)) & !ones(range.start.saturating_sub(base))
 }
 
 impl DirtySource for TrackerSource {
@@ -227,6 +259,7 @@ impl DirtySource for TrackerSource {
         self.on = Some(On {
             pending: DirtySet::new(tracked.len()),
             tracked,
+            left: false,
             length,
             power,
         });
@@ -235,15 +268,15 @@ impl DirtySource for TrackerSource {
 
     fn report(&mut self, range: Range<u64>, into: &mut DirtySet) -> Result<(), DirtyError> {
         let on = self.on.as_mut().ok_or(DirtyError::NotStarted)?;
-        on.take(&self.bitmap, self.width)?;
         let asked = pages(&range);
         // What the caller's set cannot hold stays pending with what it did not ask for.
         let asked = asked.start..asked.end.min(into.len());
-        let mut given = on.pending.clone();
-        given.remove_range(0..asked.start);
-        given.remove_range(asked.end..u64::MAX);
-        into.union_with(&given);
-        on.pending.remove_range(asked);
+        on.take(&self.bitmap, self.width, &asked, into)
+            .map_err(|error| untrackable("with this bitmap", error.to_string()))?;
+        if on.left {
+            on.pending.move_range(asked, into);
+            on.left = !on.pending.is_empty();
+        }
         Ok(())
     }
 
@@ -251,6 +284,7 @@ impl DirtySource for TrackerSource {
         let on = self.on.as_mut().ok_or(DirtyError::NotStarted)?;
         on.pending.union_with(pages);
         on.pending.intersect_with(&on.tracked);
+        on.left = true;
         Ok(())
     }
 
