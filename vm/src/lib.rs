@@ -8,12 +8,10 @@ mod error;
 pub mod evidence;
 pub mod guest;
 mod incoming;
-mod in_process;
 mod machine;
 
 pub use cpu_log::{CpuLog, CpuLogSource};
 pub use emulated_bus::EmulatedBus;
 pub use error::VmError;
-pub use in_process::{InProcess, Moved, migrate_in_process};
 pub use incoming::{After, Arrival};
 pub use machine::{Hosting, MarkingMode};
