@@ -2,8 +2,11 @@
 
 #![deny(unsafe_code)]
 
+pub mod blk;
 pub mod dma;
 pub mod engine;
+mod pool;
 pub mod queue;
+pub mod rng;
 pub mod tracker;
 pub mod virtio;
