@@ -4,6 +4,9 @@
 
 pub mod dma;
 pub mod engine;
+pub mod pci;
 pub mod queue;
+pub mod status;
 pub mod tracker;
+pub mod transport;
 pub mod virtio;
