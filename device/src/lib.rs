@@ -5,11 +5,10 @@
 pub mod blk;
 pub mod dma;
 pub mod engine;
+pub mod pci;
 mod pool;
 pub mod queue;
 pub mod rng;
-pub mod pci;
-pub mod queue;
 pub mod status;
 pub mod tracker;
 pub mod transport;
