@@ -4,6 +4,7 @@
 
 pub mod dma;
 pub mod engine;
+pub mod function;
 pub mod pci;
 pub mod queue;
 pub mod status;
