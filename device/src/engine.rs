@@ -1,17 +1,27 @@
 //! Runs started queues as tasks on a bounded pool of workers.
+//!
+//! A queue is a small state machine: a kick, a stop and the end of a run meet under its own lock,
+//! which is never held while anything is done. So no kick is lost, one worker at a time works on a
+//! queue, and a stop is answered once.
 
 use crate::dma::Dma;
-use crate::queue::QueueConfig;
-use crate::virtio::{QueueError, VirtioDevice};
+use crate::pool::{Pool, Task};
+use crate::queue::{QueueConfig, Virtqueue};
+use crate::virtio::{Progress, QueueError, VirtioDevice};
 use spec::queue_state::QueueState;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What workers report. Called on a worker, or on the caller of [`Engine::stop`] for an idle queue;
-/// no engine lock is held during a call.
+/// What workers report. Called on a worker, or on the caller of [`Engine::stop`] for a queue that
+/// no worker is at; no engine lock and no [`DmaGuard`](crate::dma::DmaGuard) is held during a call.
+///
+/// For one queue the calls come one after the other: what a run reports comes before its
+/// `queue_stopped`.
 pub trait EngineEvents: Send + Sync + Debug {
     /// Queue `index` has stopped: nothing of it is in flight, all marks are set, and its last
-    /// interrupt has been asked for. This is where it stood.
+    /// interrupt has been asked for. This is where it stood. It may be started again from within.
     fn queue_stopped(&self, index: u16, state: QueueState);
     /// Queue `index` has used buffers the driver is to be told about.
     fn queue_used(&self, index: u16);
@@ -19,31 +29,276 @@ pub trait EngineEvents: Send + Sync + Debug {
     fn queue_broken(&self, index: u16, error: QueueError);
 }
 
-/// The queues of one function.
+/// The queues of one function. Dropped, it stops them all.
 #[derive(Debug)]
-pub struct Engine {}
+pub struct Engine {
+    slots: Vec<Arc<Slot>>,
+    pool: Arc<Pool>,
+}
 
 impl Engine {
     /// An engine for `device` on the process-wide pool, with no queue started.
-    pub fn new(_device: Arc<dyn VirtioDevice>, _dma: Arc<Dma>, _events: Arc<dyn EngineEvents>) -> Self {
-        unimplemented!()
+    pub fn new(
+        device: Arc<dyn VirtioDevice>,
+        dma: Arc<Dma>,
+        events: Arc<dyn EngineEvents>,
+    ) -> Self {
+        Self::on_pool(Pool::global(), &device, &dma, &events)
     }
+
+    pub(crate) fn on_pool(
+        pool: Arc<Pool>,
+        device: &Arc<dyn VirtioDevice>,
+        dma: &Arc<Dma>,
+        events: &Arc<dyn EngineEvents>,
+    ) -> Self {
+        let slot = |index| {
+            Arc::new(Slot {
+                index,
+                device: Arc::clone(device),
+                dma: Arc::clone(dma),
+                events: Arc::clone(events),
+                inner: Mutex::default(),
+            })
+        };
+        Self {
+            slots: (0..device.num_queues()).map(slot).collect(),
+            pool,
+        }
+    }
+
     /// Validates the configuration and starts the queue; it is scheduled once at once, in case
     /// buffers are already available.
-    pub fn start(&self, _index: u16, _config: QueueConfig) -> Result<(), QueueError> {
-        unimplemented!()
+    ///
+    /// Opens the door to guest memory: the caller holds no guard.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`] as [`Virtqueue::start`] has it, or [`QueueError::NotStartable`] if the queue
+    /// does not exist or has not stopped.
+    pub fn start(&self, index: u16, config: QueueConfig) -> Result<(), QueueError> {
+        let not = |why| QueueError::NotStartable { index, why };
+        let slot = self
+            .slot(index)
+            .ok_or_else(|| not("the device has no such queue"))?;
+        let max = slot.device.queue_max_size(index);
+        if config.size > max {
+            return Err(QueueError::broken(format!(
+                "a queue size of {}; at most {max} expected",
+                config.size
+            )));
+        }
+        let queue = Virtqueue::start(config, &slot.dma.enter())?;
+        {
+            let mut inner = slot.lock();
+            if !matches!(inner.phase, Phase::Stopped) {
+                return Err(not("it has not stopped"));
+            }
+            inner.snapshot = Some(queue.state());
+            inner.phase = Phase::Scheduled(queue);
+        }
+        self.pool.schedule(slot.clone());
+        Ok(())
     }
-    /// The driver notified the queue. Unknown or stopped queues are ignored.
-    pub fn kick(&self, _index: u16) {
-        unimplemented!()
+
+    /// The driver notified the queue. Unknown, stopped and broken queues are ignored.
+    pub fn kick(&self, index: u16) {
+        if let Some(slot) = self.slot(index)
+            && slot.kick()
+        {
+            self.pool.schedule(slot.clone());
+        }
     }
+
     /// Asks a queue to stop: it pops no more, finishes what it popped, then `queue_stopped` is
-    /// called exactly once. Never waits. False (and no call) if the queue is not started.
-    pub fn stop(&self, _index: u16) -> bool {
-        unimplemented!()
+    /// called exactly once. Never waits.
+    ///
+    /// True if the queue was started: its `queue_stopped` has been called, by this thread, or is
+    /// going to be; stopping a queue twice yields true twice and still one call. False, and no
+    /// call, if it is not started.
+    pub fn stop(&self, index: u16) -> bool {
+        self.slot(index).is_some_and(|slot| slot.stop())
     }
-    /// Where a queue stands now; a snapshot, exact once it is stopped. `None` if not started.
-    pub fn state(&self, _index: u16) -> Option<QueueState> {
-        unimplemented!()
+
+    /// Where a queue stands. While a worker is at it, where it stood before that run; after it
+    /// stopped, where it stopped. `None` if it was never started.
+    pub fn state(&self, index: u16) -> Option<QueueState> {
+        let inner = self.slot(index)?.lock();
+        match &inner.phase {
+            Phase::Idle(queue) | Phase::Scheduled(queue) | Phase::Broken(queue) => {
+                Some(queue.state())
+            }
+            Phase::Running { .. } | Phase::Stopped => inner.snapshot,
+        }
+    }
+
+    fn slot(&self, index: u16) -> Option<&Arc<Slot>> {
+        self.slots.get(usize::from(index))
     }
 }
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for slot in &self.slots {
+            slot.stop();
+        }
+    }
+}
+
+/// One queue of the device.
+#[derive(Debug)]
+struct Slot {
+    index: u16,
+    device: Arc<dyn VirtioDevice>,
+    dma: Arc<Dma>,
+    events: Arc<dyn EngineEvents>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    phase: Phase,
+    snapshot: Option<QueueState>,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    #[default]
+    Stopped,
+    /// Empty, waiting for a kick.
+    Idle(Virtqueue),
+    /// Ready on the pool. The pool may hold an entry for any other phase too, left from a queue
+    /// that was stopped in between; its run does nothing.
+    Scheduled(Virtqueue),
+    /// With a worker, who has the queue.
+    Running {
+        kicked: bool,
+        stop: bool,
+    },
+    Broken(Virtqueue),
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True if the queue is now to be put on the pool.
+    fn kick(&self) -> bool {
+        let mut inner = self.lock();
+        match mem::take(&mut inner.phase) {
+            Phase::Idle(queue) => {
+                inner.phase = Phase::Scheduled(queue);
+                true
+            }
+            Phase::Running { stop, .. } => {
+                inner.phase = Phase::Running { kicked: true, stop };
+                false
+            }
+            other => {
+                inner.phase = other;
+                false
+            }
+        }
+    }
+
+    fn stop(&self) -> bool {
+        let state = {
+            let mut inner = self.lock();
+            match mem::take(&mut inner.phase) {
+                Phase::Stopped => return false,
+                Phase::Running { kicked, .. } => {
+                    inner.phase = Phase::Running { kicked, stop: true };
+                    return true;
+                }
+                Phase::Idle(queue) | Phase::Scheduled(queue) | Phase::Broken(queue) => {
+                    let state = queue.stop();
+                    inner.snapshot = Some(state);
+                    state
+                }
+            }
+        };
+        self.events.queue_stopped(self.index, state);
+        true
+    }
+
+    /// One step of the device's work, with everything that may go wrong as a value.
+    fn step(&self, queue: &mut Virtqueue, notify: &mut bool) -> Result<Progress, QueueError> {
+        let work = || self.device.process(self.index, queue, &self.dma, notify);
+        // A worker that dies takes the queue's state along, and whoever suspends the device waits
+        // for ever: a defect of a device type breaks its queue instead.
+        let progress = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+            Err(QueueError::broken(
+                "none by the driver: the device panicked",
+            ))
+        })?;
+        // For the device that has nothing to push and so asks for no notification itself.
+        *notify |= queue.needs_notification(&self.dma.enter())?;
+        Ok(progress)
+    }
+}
+
+impl Task for Slot {
+    fn run(self: Arc<Self>) -> bool {
+        let mut queue = {
+            let mut inner = self.lock();
+            match mem::take(&mut inner.phase) {
+                Phase::Scheduled(queue) => {
+                    inner.snapshot = Some(queue.state());
+                    inner.phase = Phase::Running {
+                        kicked: false,
+                        stop: false,
+                    };
+                    queue
+                }
+                other => {
+                    inner.phase = other;
+                    return false;
+                }
+            }
+        };
+
+        let mut notify = false;
+        let result = self.step(&mut queue, &mut notify);
+        // Reported before the phase changes: once it has, a stop may be answered on another thread.
+        if notify {
+            self.events.queue_used(self.index);
+        }
+        let progress = match result {
+            Ok(progress) => Some(progress),
+            Err(error) => {
+                tracing::warn!(queue = self.index, %error, "queue broken");
+                self.events.queue_broken(self.index, error);
+                None
+            }
+        };
+
+        let state = {
+            let mut inner = self.lock();
+            let (kicked, stop) = match inner.phase {
+                Phase::Running { kicked, stop } => (kicked, stop),
+                // Nobody but this worker ends a run.
+                _ => (false, true),
+            };
+            let again = kicked || progress == Some(Progress::More);
+            if !stop {
+                inner.phase = match progress {
+                    None => Phase::Broken(queue),
+                    Some(_) if again => Phase::Scheduled(queue),
+                    Some(_) => Phase::Idle(queue),
+                };
+                return again && progress.is_some();
+            }
+            let state = queue.stop();
+            inner.snapshot = Some(state);
+            inner.phase = Phase::Stopped;
+            state
+        };
+        self.events.queue_stopped(self.index, state);
+        false
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -2,11 +2,14 @@
 
 #![deny(unsafe_code)]
 
+pub mod blk;
 pub mod dma;
 pub mod engine;
 pub mod function;
 pub mod pci;
+mod pool;
 pub mod queue;
+pub mod rng;
 pub mod status;
 pub mod tracker;
 pub mod transport;

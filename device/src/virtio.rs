@@ -13,7 +13,7 @@ pub enum Progress {
     More,
 }
 
-/// Why a queue cannot go on. The device sets DEVICE_NEEDS_RESET.
+/// Why a queue cannot start or cannot go on. The device sets DEVICE_NEEDS_RESET.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// A ring is not where the driver said, or its memory is not mapped.
@@ -30,6 +30,21 @@ pub enum QueueError {
         /// What was expected and what came.
         what: String,
     },
+    /// The queue cannot be started now: there is none of this index, it is running, or its stop
+    /// has not been answered yet. Nothing changed.
+    #[error("queue {index} cannot be started: {why}")]
+    NotStartable {
+        /// The queue.
+        index: u16,
+        /// Why not.
+        why: &'static str,
+    },
+}
+
+impl QueueError {
+    pub(crate) fn broken(what: impl Into<String>) -> Self {
+        Self::Broken { what: what.into() }
+    }
 }
 
 /// A virtio device type: its identity, its configuration, and what it does with its queues.
@@ -56,8 +71,15 @@ pub trait VirtioDevice: Send + Sync + Debug {
     fn negotiated(&self, features: u64);
     /// Back to the state after power-on. No queue is running.
     fn reset(&self);
-    /// Does a bounded amount of the work that waits in queue `index`: pops, carries out, pushes.
-    /// Runs on a worker. Sets `notify` if the driver is to be told about used buffers.
+    /// Does a bounded amount of the work that waits in queue `index`: pops, carries out, pushes,
+    /// in the order of popping. Nothing is in flight when it returns, unless with an error.
+    ///
+    /// Runs on a worker, for one queue on one worker at a time. Sets `notify` if the driver is to
+    /// be told about used buffers, with an error too.
+    ///
+    /// # Errors
+    ///
+    /// The queue is broken: chains that came before the cause have been used as far as possible.
     fn process(
         &self,
         index: u16,

@@ -1,24 +1,176 @@
 //! Virtqueues: popping chains, pushing used buffers, and the state a stopped queue returns.
+//!
+//! [`Virtqueue`] holds the rules that every ring format shares; the formats are its children. What
+//! a driver wrote is read once and then judged. A queue that met a broken rule stays broken: it
+//! pops no more, though what was popped before can still be pushed.
 
+mod chain;
+mod split;
+#[cfg(test)]
+pub(crate) mod test_ring;
+#[cfg(test)]
+mod tests;
+
+pub use chain::{Chain, Cursor};
+
+use crate::dma::DmaGuard;
+use crate::virtio::QueueError;
 use spec::queue_state::QueueState;
+use split::SplitRing;
 
 /// What the driver configured for one queue before it enabled it. Untrusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueConfig {
     /// Entries, a power of two up to 32768.
     pub size: u16,
-    /// IOVA of the descriptor table.
+    /// IOVA of the descriptor table, a multiple of 16.
     pub desc: u64,
-    /// IOVA of the available ring.
+    /// IOVA of the available ring, a multiple of 2 and not 0.
     pub driver: u64,
-    /// IOVA of the used ring.
+    /// IOVA of the used ring, a multiple of 4.
     pub device: u64,
     /// VIRTIO_F_EVENT_IDX was negotiated.
     pub event_idx: bool,
-    /// Where to start.
+    /// Where to start. The default is a fresh queue; anything else continues where another device
+    /// stood.
     pub state: QueueState,
 }
 
 /// A started queue.
+///
+/// Whoever runs it calls [`pop`](Self::pop) until it is empty, [`push`](Self::push) for every
+/// chain **in the order of popping**, then [`needs_notification`](Self::needs_notification) once,
+/// and [`enable_notification`](Self::enable_notification) before it sleeps.
 #[derive(Debug)]
-pub struct Virtqueue {}
+pub struct Virtqueue {
+    ring: SplitRing,
+    /// Chains popped here and not pushed yet.
+    outstanding: u16,
+    /// Buffers were used since the driver was last considered for a notification.
+    used_since: bool,
+    /// Continues another device's work: what that device used last may not have been notified.
+    resumed: bool,
+    broken: bool,
+}
+
+impl Virtqueue {
+    /// Starts a queue, or continues one, from an untrusted configuration.
+    ///
+    /// With the default state both indices start at 0, whatever memory says. Otherwise the
+    /// available index is `config.state.avail`, and the used index is read from the used ring:
+    /// a `config.state.used` that differs from it is ignored (project rule). Buffers between the
+    /// two were lost by the device that came before; they stay in flight for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Broken`] for a size, alignment, range or state that no driver may set;
+    /// [`QueueError::Ring`] if one of the areas is not mapped for what the device does with it.
+    pub fn start(config: QueueConfig, mem: &DmaGuard<'_>) -> Result<Self, QueueError> {
+        Ok(Self {
+            ring: SplitRing::start(config, mem)?,
+            outstanding: 0,
+            used_since: false,
+            resumed: config.state != QueueState::SPLIT_DEFAULT,
+            broken: false,
+        })
+    }
+
+    /// Takes the next available chain, or `None` if there is none.
+    ///
+    /// The chain is walked once, here: what is returned does not change if the driver rewrites its
+    /// descriptors. A malformed chain costs at most one step per descriptor of its table and is
+    /// not consumed: the queue's state stands before it.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`]: the queue is broken, now and from now on.
+    pub fn pop(&mut self, mem: &DmaGuard<'_>) -> Result<Option<Chain>, QueueError> {
+        if self.broken {
+            return Err(QueueError::broken("the queue was broken before"));
+        }
+        let popped = self.ring.pop(mem);
+        match &popped {
+            // Cannot overflow: the ring refuses more chains in flight than it has entries.
+            Ok(Some(_)) => self.outstanding = self.outstanding.saturating_add(1),
+            Ok(None) => {}
+            Err(_) => self.broken = true,
+        }
+        popped
+    }
+
+    /// Uses a chain: publishes its head with `len`, the bytes written from the chain's first
+    /// writable byte on without a gap (VIRTIO 1.4, "The Virtqueue Used Ring").
+    ///
+    /// All data of the chain has been stored and marked before.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Ring`] if the used ring cannot be written: the queue is broken and the chain
+    /// counts as not consumed. [`QueueError::Broken`] if nothing popped is left to be pushed.
+    pub fn push(&mut self, mem: &DmaGuard<'_>, head: u16, len: u32) -> Result<(), QueueError> {
+        let Some(left) = self.outstanding.checked_sub(1) else {
+            self.broken = true;
+            return Err(QueueError::broken("more chains pushed than were popped"));
+        };
+        if let Err(error) = self.ring.push(mem, head, len) {
+            self.broken = true;
+            return Err(error);
+        }
+        self.outstanding = left;
+        self.used_since = true;
+        Ok(())
+    }
+
+    /// Whether the driver is to be notified of what was pushed since the last call.
+    ///
+    /// Follows `used_event`, or VRING_AVAIL_F_NO_INTERRUPT without VIRTIO_F_EVENT_IDX. The first
+    /// call after a start from another device's state says yes: whether that device's last
+    /// interrupt arrived is not known (project rule; a spurious notification is harmless).
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Ring`] if the available ring cannot be read.
+    pub fn needs_notification(&mut self, mem: &DmaGuard<'_>) -> Result<bool, QueueError> {
+        let resumed = std::mem::take(&mut self.resumed);
+        if !std::mem::take(&mut self.used_since) {
+            return Ok(resumed);
+        }
+        Ok(self.ring.needs_notification(mem)? || resumed)
+    }
+
+    /// Asks the driver for notifications. True if chains are available already, for which no
+    /// notification may come.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Ring`] if a ring cannot be accessed.
+    pub fn enable_notification(&mut self, mem: &DmaGuard<'_>) -> Result<bool, QueueError> {
+        self.ring.enable_notification(mem)
+    }
+
+    /// Tells the driver that notifications are not needed while the queue is being worked on.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Ring`] if the used ring cannot be written.
+    pub fn disable_notification(&mut self, mem: &DmaGuard<'_>) -> Result<(), QueueError> {
+        self.ring.disable_notification(mem)
+    }
+
+    /// Buffers consumed and not used: next available minus next used. Those that another device
+    /// consumed and lost are among them.
+    pub fn in_flight(&self) -> u16 {
+        self.ring.in_flight()
+    }
+
+    /// Where the queue stands. Chains popped and not pushed count as not consumed, which is exact
+    /// because pushes follow the order of pops.
+    pub fn state(&self) -> QueueState {
+        self.ring.state(self.outstanding)
+    }
+
+    /// Ends the queue and says where it stood.
+    pub fn stop(self) -> QueueState {
+        self.state()
+    }
+}

@@ -1,0 +1,330 @@
+//! The block device on a file (VIRTIO 1.4, "Block Device").
+
+mod batch;
+mod disk;
+mod request;
+#[cfg(test)]
+mod tests;
+
+pub use disk::Disk;
+
+use crate::dma::Dma;
+use crate::queue::Virtqueue;
+use crate::virtio::{Progress, QueueError, VirtioDevice};
+use request::{DISCARD_SECTORS_MAX, Limits, Op, RANGES_MAX, ZERO_SECTORS_MAX};
+use rustix::fs::OFlags;
+use spec::blk::{BlkConfig, BlkFeatures, DEVICE_ID, ID_BYTES, SECTOR_SIZE, status};
+use spec::ring::QUEUE_SIZE_MAX;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use zerocopy::IntoBytes;
+
+/// Most request queues.
+pub const QUEUES_MAX: u16 = 64;
+/// PCI class code: mass storage, SCSI, as QEMU's virtio-blk has it.
+const PCI_CLASS: u32 = 0x01_00_00;
+/// log2 of logical blocks of 512 bytes in the 4 KiB that a file system writes at once.
+const PHYSICAL_BLOCK_EXP: u8 = 3;
+
+/// What a block device is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlkOptions {
+    /// Request queues, 1 to [`QUEUES_MAX`].
+    pub queues: u16,
+    /// Largest size of each, a power of two up to 32768.
+    pub queue_size: u16,
+    /// The driver may not write.
+    pub read_only: bool,
+    /// What GET_ID returns: ASCII, padded with zero bytes.
+    pub id: [u8; ID_BYTES],
+}
+
+impl Default for BlkOptions {
+    fn default() -> Self {
+        Self {
+            queues: 1,
+            queue_size: 256,
+            read_only: false,
+            id: *b"tidemark\0\0\0\0\0\0\0\0\0\0\0\0",
+        }
+    }
+}
+
+/// Why a disk cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum BlkError {
+    /// The disk's file cannot be opened: it is missing, or not permitted.
+    #[error("cannot open the disk {path}: {error}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The disk's size or mode cannot be told, as for a pipe or a directory.
+    #[error("the disk is neither a file nor a block device: {0}")]
+    NotADisk(#[source] io::Error),
+    /// The disk has no sectors.
+    #[error("the disk is empty; at least one sector of 512 bytes is needed")]
+    Empty,
+    /// The disk is not a whole number of sectors.
+    #[error(
+        "the disk has {size} bytes, which is not a multiple of 512; round it up with `truncate -s %512`"
+    )]
+    NotSectors {
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// The file is open for reading only, and the device is not to be read-only.
+    #[error("the disk is open for reading only; open it for writing or make the device read-only")]
+    NotWritable,
+    /// The number or size of queues is out of range.
+    #[error("{queues} queues of {size} entries; 1 to 64 of a power of two up to 32768 expected")]
+    Queues {
+        /// Number of queues.
+        queues: u16,
+        /// Entries of each.
+        size: u16,
+    },
+}
+
+/// What a block device has done since it was opened. Requests are counted when they complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlkStats {
+    /// Reads that succeeded.
+    pub reads: u64,
+    /// Writes, DISCARDs and WRITE_ZEROES that succeeded.
+    pub writes: u64,
+    /// FLUSHes that succeeded.
+    pub flushes: u64,
+    /// Requests of any kind answered with another status than OK.
+    pub errors: u64,
+    /// Bytes read and written by requests that succeeded.
+    pub bytes: u64,
+}
+
+/// A block device on a disk.
+#[derive(Debug)]
+pub struct BlkDevice {
+    disk: Box<dyn Disk>,
+    limits: Limits,
+    queues: u16,
+    queue_size: u16,
+    id: [u8; ID_BYTES],
+    /// The driver cannot flush: every write is durable before it completes.
+    writethrough: AtomicBool,
+    bounce: BouncePool,
+    counters: Counters,
+}
+
+impl BlkDevice {
+    /// Serves the file or block device at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`BlkError`].
+    pub fn open_path(path: &Path, options: BlkOptions) -> Result<Arc<Self>, BlkError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(!options.read_only)
+            .open(path)
+            .map_err(|error| BlkError::Open {
+                path: path.to_owned(),
+                error,
+            })?;
+        Self::open(file, options)
+    }
+
+    /// Serves an open file or block device.
+    ///
+    /// # Errors
+    ///
+    /// [`BlkError`].
+    pub fn open(file: File, options: BlkOptions) -> Result<Arc<Self>, BlkError> {
+        let kind = file.metadata().map_err(BlkError::NotADisk)?;
+        if kind.is_dir() {
+            return Err(BlkError::NotADisk(io::ErrorKind::IsADirectory.into()));
+        }
+        let mode = rustix::fs::fcntl_getfl(&file).map_err(|e| BlkError::NotADisk(e.into()))?;
+        if !options.read_only && mode & OFlags::RWMODE == OFlags::RDONLY {
+            return Err(BlkError::NotWritable);
+        }
+        Self::with_disk(Box::new(file), options)
+    }
+
+    /// Serves anything that is a [`Disk`].
+    ///
+    /// # Errors
+    ///
+    /// [`BlkError`].
+    pub fn with_disk(disk: Box<dyn Disk>, options: BlkOptions) -> Result<Arc<Self>, BlkError> {
+        let BlkOptions {
+            queues, queue_size, ..
+        } = options;
+        let queues_fit = (1..=QUEUES_MAX).contains(&queues);
+        if !queues_fit || !queue_size.is_power_of_two() || queue_size > QUEUE_SIZE_MAX {
+            return Err(BlkError::Queues {
+                queues,
+                size: queue_size,
+            });
+        }
+        let size = disk.size().map_err(BlkError::NotADisk)?;
+        if size == 0 {
+            return Err(BlkError::Empty);
+        }
+        if !size.is_multiple_of(SECTOR_SIZE) {
+            return Err(BlkError::NotSectors { size });
+        }
+        Ok(Arc::new(Self {
+            disk,
+            limits: Limits {
+                capacity: size / SECTOR_SIZE,
+                read_only: options.read_only,
+            },
+            queues,
+            queue_size,
+            id: options.id,
+            writethrough: AtomicBool::new(false),
+            bounce: BouncePool::default(),
+            counters: Counters::default(),
+        }))
+    }
+
+    /// What has been done so far.
+    pub fn stats(&self) -> BlkStats {
+        self.counters.stats()
+    }
+}
+
+impl VirtioDevice for BlkDevice {
+    fn device_id(&self) -> u16 {
+        DEVICE_ID
+    }
+
+    fn pci_class(&self) -> u32 {
+        PCI_CLASS
+    }
+
+    fn features(&self) -> u64 {
+        let mut features = BlkFeatures::SEG_MAX
+            | BlkFeatures::BLK_SIZE
+            | BlkFeatures::FLUSH
+            | BlkFeatures::TOPOLOGY;
+        features.set(BlkFeatures::MQ, self.queues > 1);
+        features.set(BlkFeatures::RO, self.limits.read_only);
+        let changing = BlkFeatures::DISCARD | BlkFeatures::WRITE_ZEROES;
+        features.set(changing, !self.limits.read_only);
+        features.bits()
+    }
+
+    fn num_queues(&self) -> u16 {
+        self.queues
+    }
+
+    fn queue_max_size(&self, _index: u16) -> u16 {
+        self.queue_size
+    }
+
+    fn config_len(&self) -> usize {
+        size_of::<BlkConfig>()
+    }
+
+    fn config(&self) -> Vec<u8> {
+        let config = BlkConfig {
+            capacity: self.limits.capacity.into(),
+            // A chain of the queue's size, less the header and the status byte.
+            seg_max: u32::from(self.queue_size.saturating_sub(2).max(1)).into(),
+            blk_size: 512.into(),
+            physical_block_exp: PHYSICAL_BLOCK_EXP,
+            min_io_size: (1 << PHYSICAL_BLOCK_EXP).into(),
+            writeback: 1,
+            num_queues: self.queues.into(),
+            max_discard_sectors: DISCARD_SECTORS_MAX.into(),
+            max_discard_seg: RANGES_MAX.into(),
+            discard_sector_alignment: (1 << PHYSICAL_BLOCK_EXP).into(),
+            max_write_zeroes_sectors: ZERO_SECTORS_MAX.into(),
+            max_write_zeroes_seg: RANGES_MAX.into(),
+            write_zeroes_may_unmap: 1,
+            ..BlkConfig::default()
+        };
+        config.as_bytes().to_vec()
+    }
+
+    /// `writeback` is the only field that a driver may write, and only with CONFIG_WCE.
+    fn config_write(&self, _offset: usize, _data: &[u8]) -> bool {
+        false
+    }
+
+    fn negotiated(&self, features: u64) {
+        let flush = BlkFeatures::from_bits_retain(features).contains(BlkFeatures::FLUSH);
+        self.writethrough.store(!flush, Ordering::Relaxed);
+    }
+
+    fn reset(&self) {
+        self.writethrough.store(false, Ordering::Relaxed);
+    }
+
+    fn process(
+        &self,
+        _index: u16,
+        queue: &mut Virtqueue,
+        dma: &Dma,
+        notify: &mut bool,
+    ) -> Result<Progress, QueueError> {
+        batch::process(self, queue, dma, notify)
+    }
+}
+
+/// Bounce buffers that wait for their next use: as many as workers have used at once.
+#[derive(Debug, Default)]
+struct BouncePool(Mutex<Vec<Box<[u8]>>>);
+
+impl BouncePool {
+    fn take(&self) -> Box<[u8]> {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        waiting.unwrap_or_else(|| vec![0; batch::BUDGET].into_boxed_slice())
+    }
+
+    fn give_back(&self, buffer: Box<[u8]>) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(buffer);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    reads: AtomicU64,
+    writes: AtomicU64,
+    flushes: AtomicU64,
+    errors: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Counters {
+    fn count(&self, op: &Op, status: u8) {
+        let (counter, bytes) = match op {
+            _ if status != status::OK => (&self.errors, 0),
+            Op::Read(extent) => (&self.reads, extent.len),
+            Op::Write(extent) => (&self.writes, extent.len),
+            Op::Discard(_) | Op::WriteZeroes(_) => (&self.writes, 0),
+            Op::Flush => (&self.flushes, 0),
+            Op::GetId | Op::Refuse(_) => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn stats(&self) -> BlkStats {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        BlkStats {
+            reads: load(&self.reads),
+            writes: load(&self.writes),
+            flushes: load(&self.flushes),
+            errors: load(&self.errors),
+            bytes: load(&self.bytes),
+        }
+    }
+}
