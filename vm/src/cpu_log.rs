@@ -122,7 +122,10 @@ mod tests {
         log.wrote(999 * PAGE_SIZE, 3 * PAGE_SIZE);
         log.wrote(7 * PAGE_SIZE, 0);
         let end = 1000 * PAGE_SIZE;
-        assert_eq!(reported(&mut source, 6 * PAGE_SIZE..64 * PAGE_SIZE), [6, 63]);
+        assert_eq!(
+            reported(&mut source, 6 * PAGE_SIZE..64 * PAGE_SIZE),
+            [6, 63]
+        );
         assert_eq!(reported(&mut source, 0..end), [5, 64, 999]);
         assert_eq!(reported(&mut source, 0..end), [0_u64; 0]);
     }

@@ -58,7 +58,7 @@ impl EmulatedBus {
         let mut at = u16::from(byte(0x34)?);
         // A list of capabilities can hold at most this many; a longer one goes in circles.
         for _ in 0..CAPS_END / 4 {
-            if at < 0x40 || at >= CAPS_END - 12 {
+            if !(0x40..CAPS_END - 12).contains(&at) {
                 break;
             }
             if byte(at)? == CAP_MSIX {
@@ -113,8 +113,7 @@ impl Bus for EmulatedBus {
         let file = memory_file("tidemark-side", len).map_err(|error| refused(&error))?;
         let mut next = self.side.lock().unwrap_or_else(PoisonError::into_inner);
         let iova = *next;
-        let memory =
-            DmaMemory::from_file(&file, 0, len, iova).map_err(|error| refused(&error))?;
+        let memory = DmaMemory::from_file(&file, 0, len, iova).map_err(|error| refused(&error))?;
         self.function
             .dma()
             .map(iova, len, &file, 0, Permissions::ReadWrite)

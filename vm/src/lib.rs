@@ -7,11 +7,15 @@ mod emulated_bus;
 mod error;
 pub mod evidence;
 pub mod guest;
+mod in_process;
 mod incoming;
 mod machine;
+mod mover;
 
 pub use cpu_log::{CpuLog, CpuLogSource};
 pub use emulated_bus::EmulatedBus;
 pub use error::VmError;
+pub use in_process::{InProcess, migrate_in_process};
 pub use incoming::{After, Arrival};
 pub use machine::{Hosting, MarkingMode};
+pub use mover::{Move, Outcome, finish_at_home, move_guest};

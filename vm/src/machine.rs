@@ -7,7 +7,7 @@ use crate::guest::{Layout, Shape};
 use device::blk::{BlkDevice, BlkOptions};
 use device::function::{FunctionConfig, PciFunction};
 use device::tracker::Marking;
-use driver::dirty::{PAGE_SIZE};
+use driver::dirty::PAGE_SIZE;
 use driver::dirty::harvest::HarvestWidth;
 use driver::memory::DmaMemory;
 use serde::{Deserialize, Serialize};

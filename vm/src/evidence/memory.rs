@@ -83,14 +83,20 @@ pub fn compare_memory(
     let read = || VmError::file("read the memory from", &path);
     let size = file.metadata().map_err(read())?.len();
     if size != memory.len() {
-        return Err(VmError::shape("dump of the memory", format!("{} bytes", memory.len()), size));
+        return Err(VmError::shape(
+            "dump of the memory",
+            format!("{} bytes", memory.len()),
+            size,
+        ));
     }
     let mut verdict = MemoryVerdict::default();
     let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
     let mut classes = classes.iter();
     let mut at = 0;
     while at < memory.len() {
-        let left = usize::try_from(memory.len() - at).unwrap_or(CHUNK).min(CHUNK);
+        let left = usize::try_from(memory.len() - at)
+            .unwrap_or(CHUNK)
+            .min(CHUNK);
         let (Some(ours), Some(theirs)) = (ours.get_mut(..left), theirs.get_mut(..left)) else {
             break;
         };

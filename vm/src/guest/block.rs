@@ -38,8 +38,11 @@ impl Stamp {
 
     fn words(self) -> impl Iterator<Item = u64> {
         let seed = splitmix(splitmix(self.block) ^ u64::from(self.sequence));
-        let pattern = (1_u64..).map(move |n| seed.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        [self.block, u64::from(self.sequence)].into_iter().chain(pattern)
+        let pattern =
+            (1_u64..).map(move |n| seed.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        [self.block, u64::from(self.sequence)]
+            .into_iter()
+            .chain(pattern)
     }
 
     /// Fills a page.

@@ -144,7 +144,8 @@ pub fn read(path: &Path, mut each: impl FnMut(Entry)) -> Result<(), VmError> {
             })
         });
         let Some(entry) = entry else {
-            let error = std::io::Error::new(std::io::ErrorKind::InvalidData, "not a journal's line");
+            let error =
+                std::io::Error::new(std::io::ErrorKind::InvalidData, "not a journal's line");
             return Err(VmError::file("read the journal", path)(error));
         };
         each(entry);

@@ -1,9 +1,9 @@
 //! Where things lie in guest memory, and who writes which page.
 
 use super::block::BLOCK_BYTES;
+use super::workload::Pattern;
 use crate::error::VmError;
 use crate::machine::MarkingMode;
-use super::workload::Pattern;
 use driver::dirty::PAGE_SIZE;
 use driver::queue::SplitQueue;
 use serde::{Deserialize, Serialize};
@@ -126,7 +126,10 @@ impl Layout {
         if frames < least {
             return Err(VmError::shape(
                 "memory",
-                format!("at least {} bytes for this many queues and blocks", next + least * PAGE_SIZE),
+                format!(
+                    "at least {} bytes for this many queues and blocks",
+                    next + least * PAGE_SIZE
+                ),
                 shape.memory,
             ));
         }
@@ -172,11 +175,19 @@ impl Layout {
             let whole_start = at.is_multiple_of(PAGE_SIZE);
             for page in at / PAGE_SIZE..(at + bytes).div_ceil(PAGE_SIZE) {
                 let own = whole_start && self.after_ring_part(page, at + bytes);
-                let class = if own { PageClass::Device } else { PageClass::Shared };
+                let class = if own {
+                    PageClass::Device
+                } else {
+                    PageClass::Shared
+                };
                 paint(page * PAGE_SIZE, 1, class);
             }
         }
-        paint(self.frames_at, self.shape.memory - self.frames_at, PageClass::Device);
+        paint(
+            self.frames_at,
+            self.shape.memory - self.frames_at,
+            PageClass::Device,
+        );
         classes
     }
 
@@ -224,12 +235,19 @@ fn check(shape: &Shape) -> Result<(), VmError> {
     if shape.blocks < least || shape.blocks > 1 << 40 {
         return Err(VmError::shape(
             "disk",
-            format!("at least {} bytes", least * u64::try_from(BLOCK_BYTES).unwrap_or(0)),
+            format!(
+                "at least {} bytes",
+                least * u64::try_from(BLOCK_BYTES).unwrap_or(0)
+            ),
             format!("{} bytes", shape.blocks.saturating_mul(PAGE_SIZE)),
         ));
     }
     if shape.writes_percent > 100 {
-        return Err(VmError::shape("share of writes", "at most 100 %", shape.writes_percent));
+        return Err(VmError::shape(
+            "share of writes",
+            "at most 100 %",
+            shape.writes_percent,
+        ));
     }
     Ok(())
 }

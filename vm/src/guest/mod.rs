@@ -86,6 +86,20 @@ pub struct Progress {
     pub reads: u64,
 }
 
+/// A guest's counters.
+#[derive(Clone, Debug)]
+pub struct Counters(Arc<Gate>);
+
+impl Counters {
+    /// What the guest has done so far.
+    pub fn read(&self) -> Progress {
+        Progress {
+            completed: self.0.completed.load(Ordering::Relaxed),
+            reads: self.0.reads.load(Ordering::Relaxed),
+        }
+    }
+}
+
 impl EmulatedGuest {
     /// Boots a guest: every page of memory written once, devices initialised, CPUs stopped.
     ///
@@ -131,7 +145,7 @@ impl EmulatedGuest {
     }
 
     /// A guest from received parts; its devices are initialised up to DRIVER_OK.
-    pub(crate) fn assemble(
+    fn assemble(
         machine: Machine,
         devices: Vec<Device>,
         mut cpus: Vec<Vcpu>,
@@ -192,10 +206,12 @@ impl EmulatedGuest {
 
     /// What it has done.
     pub fn progress(&self) -> Progress {
-        Progress {
-            completed: self.gate.completed.load(Ordering::Relaxed),
-            reads: self.gate.reads.load(Ordering::Relaxed),
-        }
+        self.counters().read()
+    }
+
+    /// Its counters, to be read while somebody else holds the guest.
+    pub fn counters(&self) -> Counters {
+        Counters(Arc::clone(&self.gate))
     }
 
     /// Lets the virtual CPUs run. Harmless if they do.

@@ -119,7 +119,11 @@ impl EmulatedGuest {
         if saved.len() != layout.places.len() {
             return Err(VmError::BadState {
                 what: "the CPU".to_owned(),
-                why: format!("expected {} of them, got {}", layout.places.len(), saved.len()),
+                why: format!(
+                    "expected {} of them, got {}",
+                    layout.places.len(),
+                    saved.len()
+                ),
             });
         }
         let mut devices = Vec::new();
@@ -135,7 +139,13 @@ impl EmulatedGuest {
             let device = device_of(&devices, place)?;
             device.transport.bus().interrupt(vector_of(place))?;
             let features = device.transport.features();
-            cpus.push(Vcpu::restore(&layout, *place, &machine.memory, features, saved)?);
+            cpus.push(Vcpu::restore(
+                &layout,
+                *place,
+                &machine.memory,
+                features,
+                saved,
+            )?);
         }
         Self::assemble(machine, devices, cpus, hosting)
     }

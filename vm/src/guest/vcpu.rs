@@ -134,9 +134,19 @@ impl Vcpu {
         tokens.sort_unstable();
         slots.sort_unstable();
         if tokens != slots {
-            return Err(bad("the ring and the requests in flight do not agree".to_owned()));
+            return Err(bad(
+                "the ring and the requests in flight do not agree".to_owned()
+            ));
         }
-        Self::assemble(layout, place, memory, queue, saved.walk, saved.next_id, &saved.requests)
+        Self::assemble(
+            layout,
+            place,
+            memory,
+            queue,
+            saved.walk,
+            saved.next_id,
+            &saved.requests,
+        )
     }
 
     fn assemble(
@@ -221,7 +231,11 @@ impl Vcpu {
         while order == Order::Run {
             order = gate.order();
             let reaped = self.reap(gate)?;
-            let submitted = if order == Order::Drain { 0 } else { self.fill()? };
+            let submitted = if order == Order::Drain {
+                0
+            } else {
+                self.fill()?
+            };
             if submitted > 0 && self.publish()? {
                 self.ring_bell(wires)?;
             }
@@ -319,14 +333,19 @@ impl Vcpu {
         if request.write {
             // Only an acknowledged write counts: this table is what later reads are held to.
             let entry = self.place.sequences + request.block * 4;
-            self.memory.store_u32(entry, request.sequence, Ordering::Relaxed)?;
+            self.memory
+                .store_u32(entry, request.sequence, Ordering::Relaxed)?;
             return Ok(Event::Completed);
         }
         let mut page: Page = [0; BLOCK_BYTES];
         self.memory
             .read(self.layout.frame(&self.place, request.frame), &mut page)?;
         let held = self.stamp(request.block, request.sequence).matches(&page);
-        Ok(if held { Event::Completed } else { Event::Corrupt })
+        Ok(if held {
+            Event::Completed
+        } else {
+            Event::Corrupt
+        })
     }
 
     /// Submits requests until the depth is reached; returns how many.
@@ -411,7 +430,11 @@ impl Vcpu {
 
     fn submit(&mut self, request: &SavedRequest) -> Result<(), VmError> {
         let slot = u64::from(request.slot);
-        let kind = if request.write { request::OUT } else { request::IN };
+        let kind = if request.write {
+            request::OUT
+        } else {
+            request::IN
+        };
         let header = RequestHeader {
             request_type: kind.into(),
             reserved: 0.into(),
@@ -426,10 +449,12 @@ impl Vcpu {
             let mut page: Page = [0; BLOCK_BYTES];
             self.stamp(request.block, request.sequence).fill(&mut page);
             self.memory.write(buffer, &page)?;
-            self.queue.add(&[header, (buffer, PAGE_LEN)], &[status], slot)
+            self.queue
+                .add(&[header, (buffer, PAGE_LEN)], &[status], slot)
         } else {
             let frame = self.layout.frame(&self.place, request.frame);
-            self.queue.add(&[header], &[(frame, PAGE_LEN), status], slot)
+            self.queue
+                .add(&[header], &[(frame, PAGE_LEN), status], slot)
         };
         added.map_err(VmError::driver("adding a request"))
     }

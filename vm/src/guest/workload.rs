@@ -66,10 +66,18 @@ impl Walk {
     /// As [`new`](Self::new).
     pub fn check(&self, frames: u64) -> Result<(), VmError> {
         if frames == 0 || self.frames != frames {
-            return Err(VmError::shape("frames of a walk", "as many as the guest has", self.frames));
+            return Err(VmError::shape(
+                "frames of a walk",
+                "as many as the guest has",
+                self.frames,
+            ));
         }
         if self.writes_percent > 100 {
-            return Err(VmError::shape("share of writes", "at most 100 %", self.writes_percent));
+            return Err(VmError::shape(
+                "share of writes",
+                "at most 100 %",
+                self.writes_percent,
+            ));
         }
         Ok(())
     }
