@@ -79,9 +79,18 @@ impl Bench {
     /// Inconclusive if there is no memory left.
     pub fn buffer(&self, len: u64) -> Result<Span, Stop> {
         let span = self.take(len)?;
-        self.memory()
-            .write(span.offset, &vec![FILL; usize::try_from(len).unwrap_or(0)])?;
+        self.fill(span)?;
         Ok(span)
+    }
+
+    /// Fills a buffer again.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn fill(&self, span: Span) -> Result<(), Stop> {
+        let filling = vec![FILL; usize::try_from(span.len).unwrap_or(0)];
+        self.memory().write(span.offset, &filling)?;
+        Ok(())
     }
 
     /// Posts a request that makes the device write all of `data`, a multiple of 512 bytes.
