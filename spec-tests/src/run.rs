@@ -1,8 +1,8 @@
-//! Runs a case for a clause and words the report.
+//! Carries out a case and words the report on a clause.
 
 use crate::cases::Case;
 use crate::clause::{Clause, Provenance};
-use crate::harness::{Absent, Bench, Failure, Stop};
+use crate::harness::{Absent, Bench, Failure, Judged, Stop};
 use crate::target::Target;
 use std::fmt::Write;
 
@@ -26,36 +26,62 @@ impl Verdict {
     }
 }
 
-/// Runs `case` on a fresh function of `target` and judges `clause` by it.
-pub fn judge(target: &dyn Target, case: &Case, clause: &Clause) -> Verdict {
-    let mut steps = String::new();
-    let result = target
-        .fresh(case.variant)
-        .and_then(Bench::new)
-        .and_then(|bench| {
+/// A case that was carried out.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    case: &'static Case,
+    result: Judged,
+    steps: String,
+}
+
+impl Attempt {
+    /// Carries out `case` on a fresh function of `target`.
+    pub fn new(target: &dyn Target, case: &'static Case) -> Self {
+        let mut steps = String::new();
+        let fresh = target.fresh(case.variant).and_then(Bench::new);
+        let result = fresh.and_then(|bench| {
             let result = (case.run)(&bench);
             steps = bench.steps();
             result
         });
-    match result {
-        Ok(note) => Verdict::Pass(note),
-        Err(Stop::Fail(failure)) => match failure.clause {
-            Some(other) if other != clause.id => Verdict::Inconclusive(format!(
-                "{other} was found broken before {} could be judged: saw {}\n",
-                clause.id, failure.saw
-            )),
-            _ => Verdict::Fail(report(clause, case, &failure, &steps)),
-        },
-        Err(Stop::Inconclusive(why)) => Verdict::Inconclusive(format!(
-            "the situation did not arise: {why}\n  done\n{steps}"
-        )),
-        Err(Stop::NotApplicable(what)) if target.claims(what) => Verdict::Fail(format!(
-            "{} ({}): the target is said to have {what:?} and has not\n",
-            clause.id,
-            clause.source()
-        )),
-        Err(Stop::NotApplicable(what)) => Verdict::NotApplicable(what),
+        Self {
+            case,
+            result,
+            steps,
+        }
     }
+
+    /// What it says about `clause`, which is one of the case's.
+    pub fn verdict(&self, target: &dyn Target, clause: &Clause) -> Verdict {
+        match &self.result {
+            Ok(note) => Verdict::Pass(note.clone()),
+            Err(Stop::Fail(failure)) => {
+                let id = clause.id.as_str();
+                if failure.clauses.is_empty() || failure.clauses.contains(&id) {
+                    return Verdict::Fail(report(clause, self.case, failure, &self.steps));
+                }
+                let Failure { clauses, saw, .. } = failure;
+                Verdict::Inconclusive(format!(
+                    "{clauses:?} found broken before {id} could be judged: saw {saw}\n"
+                ))
+            }
+            Err(Stop::Inconclusive(why)) => Verdict::Inconclusive(format!(
+                "the situation did not arise: {why}\n  done\n{}",
+                self.steps
+            )),
+            Err(Stop::NotApplicable(what)) if target.claims(*what) => Verdict::Fail(format!(
+                "{} ({}): the target is said to have {what:?} and has not\n",
+                clause.id,
+                clause.source()
+            )),
+            Err(Stop::NotApplicable(what)) => Verdict::NotApplicable(*what),
+        }
+    }
+}
+
+/// Carries out `case` and judges `clause` by it.
+pub fn judge(target: &dyn Target, case: &'static Case, clause: &Clause) -> Verdict {
+    Attempt::new(target, case).verdict(target, clause)
 }
 
 fn report(clause: &Clause, case: &Case, failure: &Failure, steps: &str) -> String {

@@ -3,7 +3,7 @@
 //! `cargo test -p spec-tests --test conformance -- SUS-` runs what matches; the word in brackets
 //! says with what authority a clause stands.
 
-use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
 use spec_tests::cases;
 use spec_tests::clause::{Area, NoCase, Provenance, Registry};
 use spec_tests::run::{Verdict, judge};
@@ -50,15 +50,17 @@ fn pairs(registry: &Arc<Registry>, target: Arc<dyn Target>, suffix: &str) -> Vec
             };
             let target = Arc::clone(&target);
             let kind = clause.provenance.name();
-            let trial = Trial::test(format!("{id} {}{suffix}", case.name), move || {
+            let trial = Trial::ignorable_test(format!("{id} {}{suffix}", case.name), move || {
                 match judge(target.as_ref(), case, &clause) {
                     Verdict::Pass(note) => {
                         if !note.is_empty() && std::env::var_os("SPEC_NOTES").is_some() {
                             println!("note: {} {}: {note}", clause.id, case.name);
                         }
-                        Ok(())
+                        Ok(Completion::Completed)
                     }
-                    Verdict::NotApplicable(_) => Ok(()),
+                    Verdict::NotApplicable(what) => Ok(Completion::ignored_with(format!(
+                        "the target has no {what:?}"
+                    ))),
                     Verdict::Fail(report) => Err(Failed::from(report)),
                     Verdict::Inconclusive(why) => {
                         Err(Failed::from(format!("{} inconclusive: {why}", clause.id)))
@@ -159,7 +161,7 @@ fn summary(registry: &Registry, conclusion: &Conclusion) {
         println!("{:<26}{clauses:>9}{judged:>9}{pairs:>9}", provenance.name());
     }
     println!(
-        "{} passed, {} failed",
-        conclusion.num_passed, conclusion.num_failed
+        "{} passed, {} failed, {} not applicable",
+        conclusion.num_passed, conclusion.num_failed, conclusion.num_ignored
     );
 }

@@ -97,7 +97,7 @@ fn read_back(bench: &Bench) -> Judged {
         let shown = bench.accepted()?;
         demand(
             "PC-3",
-            shown & offered == features,
+            shown & offered == features & offered,
             "the valid bits that were written",
             || format!("{shown:#x} after {features:#x} was written"),
         )?;

@@ -200,14 +200,12 @@ fn every_doorbell(
     for queue in 0..queues {
         bench.put(reg::QUEUE_SELECT, queue)?;
         let end = bench.get(reg::QUEUE_NOTIFY_OFF)? * u64::from(cap.extra) + width;
-        for clause in [formula, at_least] {
-            demand(
-                clause,
-                length >= end,
-                "room for every queue's notification",
-                || format!("queue {queue} needs {end} bytes, there are {length}"),
-            )?;
-        }
+        demand(
+            [formula, at_least],
+            length >= end,
+            "room for every queue's notification",
+            || format!("queue {queue} needs {end} bytes, there are {length}"),
+        )?;
     }
     Ok(format!("{queues} queues"))
 }

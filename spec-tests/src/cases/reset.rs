@@ -78,12 +78,15 @@ pub(super) const CASES: &[Case] = &[
 fn must_be_zero(bench: &Bench, from: u8) -> Result<(), Stop> {
     bench.set_status(0)?;
     let last = bench.status_when(|shown| shown == 0)?;
-    for clause in ["RS-1", "PC-5"] {
-        demand(clause, last == 0, "status 0 once the reset is done", || {
+    demand(
+        ["RS-1", "PC-5"],
+        last == 0,
+        "status 0 once the reset is done",
+        || {
             let limit = bench.limit;
             format!("status {last:#04x}, {limit:?} after 0 was written in {from:#04x}")
-        })?;
-    }
+        },
+    )?;
     Ok(())
 }
 

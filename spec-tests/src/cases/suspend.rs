@@ -105,14 +105,12 @@ fn suspends(bench: &Bench) -> Judged {
         let odd = last != status::RUNNING && last != status::SUSPENDED;
         Ok(last == status::SUSPENDED || odd)
     })?;
-    for clause in ["SUS-15", "SUS-2"] {
-        demand(
-            clause,
-            last == status::SUSPENDED,
-            "0x0f until suspended, then 0x1b",
-            || format!("status {last:#04x}"),
-        )?;
-    }
+    demand(
+        ["SUS-15", "SUS-2"],
+        last == status::SUSPENDED,
+        "0x0f until suspended, then 0x1b",
+        || format!("status {last:#04x}"),
+    )?;
     Ok(format!("0x0f was read {between} times before 0x1b"))
 }
 
@@ -124,14 +122,12 @@ fn resumes(bench: &Bench) -> Judged {
         bench.suspend()?;
         bench.set_status(status::SUSPEND_OR_RESUME)?;
         let last = bench.status_when(|shown| shown != status::SUSPENDED)?;
-        for clause in ["SUS-16", "SUS-3", "S23-7"] {
-            demand(
-                clause,
-                last == status::RUNNING,
-                "0x1b until it runs, then 0x0f",
-                || format!("status {last:#04x} in round {round}"),
-            )?;
-        }
+        demand(
+            ["SUS-16", "SUS-3", "S23-7"],
+            last == status::RUNNING,
+            "0x1b until it runs, then 0x0f",
+            || format!("status {last:#04x} in round {round}"),
+        )?;
         let data = bench.buffer(512)?;
         bench.request(&mut live, data)?;
         bench.kick(0)?;

@@ -2,7 +2,7 @@
 
 use super::{Case, plain, special};
 use crate::constants::{feature, status};
-use crate::harness::{Bench, Judged, Live, QUIET, Stop, arose, changed_pages, demand};
+use crate::harness::{Bench, Clauses, Judged, Live, QUIET, Stop, arose, changed_pages, demand};
 use crate::target::Variant;
 
 pub(super) const CASES: &[Case] = &[
@@ -69,7 +69,7 @@ fn suspend_under_load(bench: &Bench, live: &mut Live) -> Result<(), Stop> {
 }
 
 /// No byte of memory changes for a while.
-fn rests(bench: &Bench, clause: &'static str) -> Result<(), Stop> {
+fn rests(bench: &Bench, clause: impl Clauses) -> Result<(), Stop> {
     let before = bench.snapshot()?;
     let touched = bench.wait(QUIET, || Ok(bench.snapshot()? != before))?;
     demand(
@@ -178,9 +178,7 @@ fn stops_under_load(bench: &Bench) -> Judged {
     let mut live = bench.up_suspendable()?;
     suspend_under_load(bench, &mut live)?;
     let used = live.ring.used_index()?;
-    for clause in ["SUS-17", "S23-8"] {
-        rests(bench, clause)?;
-    }
+    rests(bench, ["SUS-17", "S23-8"])?;
     Ok(format!(
         "{used} of {} used when it was suspended",
         live.ring.next
@@ -210,14 +208,12 @@ fn drains(bench: &Bench) -> Judged {
     for (slot, data) in (0_u32..).zip(&buffers) {
         let written = bench.filled(*data)?;
         let returned = heads.contains(&(slot * 3));
-        for clause in ["SUS-17", "S23-8"] {
-            demand(
-                clause,
-                returned || !written,
-                "what was begun is used",
-                || format!("buffer {slot} was written and is not among {used} used ones"),
-            )?;
-        }
+        demand(
+            ["SUS-17", "S23-8"],
+            returned || !written,
+            "what was begun is used",
+            || format!("buffer {slot} was written and is not among {used} used ones"),
+        )?;
         arose(written || !returned, || {
             format!("buffer {slot} was used and not written")
         })?;

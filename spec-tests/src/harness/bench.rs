@@ -17,7 +17,7 @@ pub const LIMIT: Duration = Duration::from_secs(10);
 /// How long a device is watched for something that it must not do.
 pub const QUIET: Duration = Duration::from_millis(25);
 /// Bytes of a case's memory.
-const MEMORY: u64 = 4 << 20;
+const MEMORY: u64 = 2 << 20;
 /// Entries of the queues that cases make, unless the device takes fewer.
 const QUEUE_SIZE: u64 = 64;
 /// The last steps that a report shows.

@@ -12,6 +12,6 @@ pub use bench::{Bench, LIMIT, QUIET};
 pub use caps::{Caps, Msix, RawCap, Region};
 pub use live::Live;
 pub use memory::{Span, changed_pages, pages_of};
-pub use outcome::{Absent, Failure, Judged, Stop, arose, demand};
+pub use outcome::{Absent, Clauses, Failure, Judged, Stop, arose, demand};
 pub use ring::{Ring, Segment};
 pub use tracker::Bitmap;

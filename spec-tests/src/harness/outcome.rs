@@ -25,8 +25,8 @@ pub enum Absent {
 /// A clause that was broken.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Which clause; none if the way to the function or the function itself broke.
-    pub clause: Option<&'static str>,
+    /// Which clauses; none if the way to the function or the function itself broke.
+    pub clauses: Vec<&'static str>,
     /// What was seen.
     pub saw: String,
     /// What the clause wants to be seen.
@@ -50,7 +50,7 @@ pub type Judged = Result<String, Stop>;
 impl From<BusError> for Stop {
     fn from(error: BusError) -> Self {
         Self::Fail(Failure {
-            clause: None,
+            clauses: Vec::new(),
             saw: error.to_string(),
             wants: "every access to be carried out".to_owned(),
         })
@@ -63,12 +63,36 @@ impl From<MemoryError> for Stop {
     }
 }
 
-/// The outcome that a clause demands.
+/// One clause, or several that demand the same outcome.
+pub trait Clauses {
+    /// Their ids.
+    fn ids(self) -> Vec<&'static str>;
+}
+
+impl Clauses for &'static str {
+    fn ids(self) -> Vec<&'static str> {
+        vec![self]
+    }
+}
+
+impl<const N: usize> Clauses for [&'static str; N] {
+    fn ids(self) -> Vec<&'static str> {
+        self.to_vec()
+    }
+}
+
+impl Clauses for &[&'static str] {
+    fn ids(self) -> Vec<&'static str> {
+        self.to_vec()
+    }
+}
+
+/// The outcome that clauses demand.
 ///
 /// # Errors
 /// [`Stop::Fail`] if `kept` is false.
 pub fn demand(
-    clause: &'static str,
+    clauses: impl Clauses,
     kept: bool,
     wants: &str,
     saw: impl FnOnce() -> String,
@@ -77,7 +101,7 @@ pub fn demand(
         return Ok(());
     }
     Err(Stop::Fail(Failure {
-        clause: Some(clause),
+        clauses: clauses.ids(),
         saw: saw(),
         wants: wants.to_owned(),
     }))

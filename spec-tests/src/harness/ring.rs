@@ -52,17 +52,50 @@ impl Ring {
         }
     }
 
-    /// Both indices are as if `index` buffers had gone through already.
+    /// Both indices are as if `index` buffers had gone through already. What lies before is no
+    /// longer to be looked at: see [`Ring::forget`].
     ///
     /// # Errors
     /// The memory's.
     pub fn start_at(&mut self, index: u16) -> Result<(), Stop> {
         self.next = index;
-        self.memory
-            .store_u16(self.avail.offset + 2, index, Ordering::Release)?;
+        self.forget(0, self.size)?;
+        self.publish(index)?;
         self.memory
             .store_u16(self.used.offset + 2, index, Ordering::Release)?;
         Ok(())
+    }
+
+    /// Makes the entries of indices `from` to `to` of both rings worthless: heads that do not
+    /// exist, used elements that no device writes.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn forget(&self, from: u16, to: u16) -> Result<(), Stop> {
+        for index in from..to {
+            let slot = u64::from(index % self.size);
+            let head = self.avail.offset + 4 + 2 * slot;
+            self.memory.store_u16(head, u16::MAX, Ordering::Relaxed)?;
+            let element = self.used.offset + 4 + USED * slot;
+            self.memory
+                .store_u32(element, u32::MAX, Ordering::Relaxed)?;
+            self.memory
+                .store_u32(element + 4, u32::MAX, Ordering::Relaxed)?;
+        }
+        Ok(())
+    }
+
+    /// How many of the used elements of indices `from` to `to` a device has written since
+    /// [`Ring::forget`].
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn rewritten(&self, from: u16, to: u16) -> Result<u16, Stop> {
+        let mut count = 0;
+        for index in from..to {
+            count += u16::from(self.used_element(index)? != (u32::MAX, u32::MAX));
+        }
+        Ok(count)
     }
 
     /// Writes one descriptor as it is given.

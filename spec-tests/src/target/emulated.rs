@@ -41,12 +41,24 @@ pub enum Medium {
 }
 
 /// The emulated function.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Emulated {
     /// What kind of device.
     pub medium: Medium,
     /// The device marks nothing: a suite that passes it is worth nothing.
     pub forgets_marks: bool,
+    /// How long cases wait for it.
+    pub limit: Duration,
+}
+
+impl Default for Emulated {
+    fn default() -> Self {
+        Self {
+            medium: Medium::default(),
+            forgets_marks: false,
+            limit: LIMIT,
+        }
+    }
 }
 
 impl Target for Emulated {
@@ -94,7 +106,7 @@ impl Target for Emulated {
                         disk.more.fetch_add(1, Ordering::SeqCst);
                         teller.notify_config_change();
                     })),
-                    limit: LIMIT,
+                    limit: self.limit,
                 })
             }
             Medium::Entropy => {
@@ -102,7 +114,7 @@ impl Target for Emulated {
                 Ok(Subject {
                     bus: Low::plug(EmulatedBus::new(function)),
                     change_config: None,
-                    limit: LIMIT,
+                    limit: self.limit,
                 })
             }
         }
