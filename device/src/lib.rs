@@ -5,6 +5,7 @@
 pub mod blk;
 pub mod dma;
 pub mod engine;
+pub mod function;
 pub mod pci;
 mod pool;
 pub mod queue;
