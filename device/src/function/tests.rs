@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 mod life;
+mod real;
 mod tracking;
 mod windows;
 
