@@ -5,8 +5,11 @@
 pub mod blk;
 pub mod dma;
 pub mod engine;
+pub mod pci;
 mod pool;
 pub mod queue;
 pub mod rng;
+pub mod status;
 pub mod tracker;
+pub mod transport;
 pub mod virtio;

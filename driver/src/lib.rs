@@ -5,6 +5,18 @@
 
 #![deny(unsafe_code)]
 
+pub mod blk;
 pub mod bus;
 pub mod dirty;
+pub mod error;
 pub mod memory;
+pub mod queue;
+pub mod state;
+pub mod suspend;
+pub mod transport;
+
+pub use error::DriverError;
+pub use transport::Transport;
+
+#[cfg(test)]
+mod testing;

@@ -1,1 +1,62 @@
-fn main(){}
+//! `cargo xtask`: builds the test bed, runs every test and every benchmark.
+//!
+//! `setup` puts a QEMU that speaks vfio-user and a stock Debian kernel into a folder of the
+//! workspace, `test` runs all tests against them, `bench --check` holds every speed line to its
+//! bound. Everything it needs beyond Rust, a C linker and apt it fetches itself.
+
+mod bench;
+mod guest;
+mod process;
+mod test;
+mod testbed;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the real-guest test bed: QEMU, a Debian kernel, what the guests need
+    Setup,
+    /// Run the test bed's setup, then every test
+    Test(test::Options),
+    /// Run the benchmarks
+    Bench(BenchOptions),
+}
+
+#[derive(Args)]
+struct BenchOptions {
+    /// Hold every speed line to its bound; exit 1 on a miss
+    #[arg(long)]
+    check: bool,
+}
+
+/// Exit codes are the house's: 0 done, 1 a real failure of what was asked; clap exits with 2 on
+/// wrong usage.
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = Workspace::find().and_then(|workspace| match cli.command {
+        Command::Setup => testbed::ensure(&workspace).map(|_bed| true),
+        Command::Test(options) => test::run(&workspace, &options),
+        Command::Bench(options) if options.check => bench::check(&workspace),
+        Command::Bench(_) => bench::run(&workspace).map(|()| true),
+    });
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -6,11 +6,9 @@
 
 use super::DmaError;
 use super::space::Space;
-use crate::tracker::protocol::Fenced;
-use crate::tracker::{Bitmap, MarkAt};
+use crate::tracker::{Bitmap, MarkAt, Written};
 use crossbeam_utils::sync::ShardedLockReadGuard;
 use std::iter::FusedIterator;
-use std::sync::atomic::AtomicU64;
 use vm_memory::bitmap::{BS, Bitmap as _};
 use vm_memory::guest_memory::{Error as GuestMemoryError, GuestMemorySliceIterator};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
@@ -51,24 +49,20 @@ impl<'a> DmaGuard<'a> {
     pub fn burst(&self) -> Burst<'_> {
         Burst {
             space: &self.space,
-            written: Vec::new(),
+            written: self.written(),
         }
     }
 
-    /// Marks ranges of `(iova, bytes)` whose data has been stored: one fence, then only the pages
-    /// that are not marked yet cost a locked operation.
-    pub fn mark(&self, written: &[(u64, u64)]) {
-        mark(self.space.bitmap(), written);
+    /// A list of writes to be marked together by [`DmaGuard::mark`].
+    pub fn written(&self) -> Written<'_> {
+        Written::new(self.space.bitmap())
     }
-}
 
-fn mark(bitmap: &Bitmap, written: &[(u64, u64)]) {
-    if written.is_empty() || !bitmap.is_active() {
-        return;
-    }
-    let fenced = Fenced::after_data::<AtomicU64>();
-    for &(iova, len) in written {
-        bitmap.mark_fenced(fenced, iova, len);
+    /// Marks writes whose data has been stored: one fence, then only the pages that are not marked
+    /// yet cost a locked operation.
+    #[inline]
+    pub fn mark(&self, written: &Written<'_>) {
+        written.mark();
     }
 }
 
@@ -77,7 +71,7 @@ fn mark(bitmap: &Bitmap, written: &[(u64, u64)]) {
 #[derive(Debug)]
 pub struct Burst<'a> {
     space: &'a Space,
-    written: Vec<(u64, u64)>,
+    written: Written<'a>,
 }
 
 impl Burst<'_> {
@@ -128,7 +122,7 @@ impl Burst<'_> {
             each(&slice?.1);
         }
         self.written
-            .push((iova, u64::try_from(len).unwrap_or(u64::MAX)));
+            .record(iova, u64::try_from(len).unwrap_or(u64::MAX));
         Ok(())
     }
 
@@ -138,7 +132,7 @@ impl Burst<'_> {
 
 impl Drop for Burst<'_> {
     fn drop(&mut self) {
-        mark(self.space.bitmap(), &self.written);
+        self.written.mark();
     }
 }
 

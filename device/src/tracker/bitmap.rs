@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "takes atomic views of the guest's bitmap")]
 
 use super::protocol::{self, Fenced, MarkWord};
+use super::window::Words;
 use super::{Marking, TrackerConfig, TrackerStats, Window};
 use rangemap::RangeMap;
 use std::collections::BTreeMap;
@@ -23,12 +24,85 @@ pub struct Bitmap {
     bits: u64,
     /// Stretches by byte of the bitmap.
     windows: RangeMap<u64, Window>,
-    /// The first stretch: all of the bitmap, unless it is scattered.
-    hot: Option<(Range<u64>, Window)>,
+    /// The words that the first stretch holds from word 0 on: all of the bitmap but its tail,
+    /// unless it is scattered or marked by bytes.
+    hot: Words,
     /// Words that wait for their part of the bitmap to be mapped, by index.
     shadow: Mutex<BTreeMap<u64, u64>>,
     beyond_length: AtomicU64,
     shadowed: AtomicU64,
+}
+
+/// What a burst wrote, to be marked together when all of it has landed.
+///
+/// Kept as words and masks, so that what remains to do after the data is a load and a test each.
+#[derive(Clone, Debug)]
+pub struct Written<'a> {
+    bitmap: &'a Bitmap,
+    words: Vec<(&'a AtomicU64, u64)>,
+    /// First and last page of what does not lie in whole words of one stretch.
+    cold: Vec<(u64, u64)>,
+}
+
+impl<'a> Written<'a> {
+    /// Nothing written yet.
+    pub(crate) fn new(bitmap: &'a Bitmap) -> Self {
+        Self {
+            bitmap,
+            words: Vec::new(),
+            cold: Vec::new(),
+        }
+    }
+
+    /// Notes a write of `len` bytes at `iova`.
+    #[inline]
+    pub fn record(&mut self, iova: u64, len: u64) {
+        let Some(more) = len.checked_sub(1).filter(|_| self.bitmap.is_active()) else {
+            return;
+        };
+        let shift = self.bitmap.shift;
+        let (first, last) = (iova >> shift, iova.saturating_add(more) >> shift);
+        // SAFETY: the lock that guards the bitmap keeps the maps still for as long as `'a`.
+        let hot = unsafe { self.bitmap.hot.as_slice() };
+        let words = index(first / 64)..=index(last / 64);
+        match hot.get(words) {
+            Some([word]) => self.words.push((word, mask(first, last))),
+            Some(words) => {
+                let marks = words.iter().zip(first / 64..);
+                let range = |word| (first.max(word * 64), last.min(word * 64 + 63));
+                self.words
+                    .extend(marks.map(|(word, n)| (word, mask(range(n).0, range(n).1))));
+            }
+            None => self.cold.push((first, last)),
+        }
+    }
+
+    /// Sets the marks.
+    #[inline]
+    pub(crate) fn mark(&self) {
+        if self.words.is_empty() && self.cold.is_empty() {
+            return;
+        }
+        let fenced = Fenced::after_data::<AtomicU64>();
+        // Words that are marked already are nearly all there are: four of them cost one branch.
+        let (groups, rest) = self.words.as_chunks::<4>();
+        for group in groups {
+            let missing = group.map(|(word, mask)| protocol::missing(fenced, word, mask));
+            if missing.iter().fold(0, |any, missing| any | missing) != 0 {
+                let missing = group
+                    .iter()
+                    .zip(missing)
+                    .filter(|(_, missing)| *missing != 0);
+                missing.for_each(|((word, mask), _)| protocol::mark(*word, *mask));
+            }
+        }
+        for &(word, mask) in rest {
+            protocol::mark_fenced(fenced, word, mask);
+        }
+        for &(first, last) in &self.cold {
+            self.bitmap.mark_pages(first, last, Some(fenced));
+        }
+    }
 }
 
 /// The bitmap from one IOVA on, as vm-memory's accessors mark it: always by the locked operation.
@@ -111,19 +185,12 @@ impl Bitmap {
         self.refresh_hot();
     }
 
-    /// Marks the pages of `len` bytes at `iova`, all of whose data precedes `fenced`.
-    #[inline]
-    pub(crate) fn mark_fenced(&self, fenced: Fenced, iova: u64, len: u64) {
-        self.mark(iova, len, Some(fenced));
-    }
-
-    #[inline]
-    fn mark(&self, iova: u64, len: u64, fenced: Option<Fenced>) {
-        if !self.is_active() || len == 0 {
+    /// Marks pages `first` to `last`.
+    #[inline(never)]
+    fn mark_pages(&self, first: u64, mut last: u64, fenced: Option<Fenced>) {
+        if !self.is_active() || last < first {
             return;
         }
-        let first = iova >> self.shift;
-        let mut last = iova.saturating_add(len - 1) >> self.shift;
         if last >= self.bits {
             let dropped = last - first.max(self.bits) + 1;
             self.beyond_length.fetch_add(dropped, Ordering::Relaxed);
@@ -139,13 +206,7 @@ impl Bitmap {
             return;
         }
         for word in first / 64..=last / 64 {
-            let mut mask = u64::MAX;
-            if word == first / 64 {
-                mask <<= first % 64;
-            }
-            if word == last / 64 {
-                mask &= u64::MAX >> (63 - last % 64);
-            }
+            let mask = mask(first.max(word * 64), last.min(word * 64 + 63));
             self.mark_word(word, mask, fenced);
         }
     }
@@ -153,6 +214,17 @@ impl Bitmap {
     /// Sets `mask` in word `word`, which holds at least one byte of the bitmap.
     #[inline]
     fn mark_word(&self, word: u64, mask: u64, fenced: Option<Fenced>) {
+        // SAFETY: the lock that guards `self` keeps the maps still, and with them the words.
+        let hot = unsafe { self.hot.as_slice() };
+        match hot.get(index(word)) {
+            Some(word) => set(word, mask, fenced),
+            None => self.mark_cold(word, mask, fenced),
+        }
+    }
+
+    /// A word of a scattered bitmap, of its tail, or of a part that is not mapped.
+    #[cold]
+    fn mark_cold(&self, word: u64, mask: u64, fenced: Option<Fenced>) {
         let byte = word * 8;
         let Some(window) = self.window(byte) else {
             return self.mark_shadow(word, mask);
@@ -171,7 +243,6 @@ impl Bitmap {
     }
 
     /// The last word of a bitmap whose length is no multiple of 8: byte by byte, on both sides.
-    #[cold]
     fn mark_tail(&self, byte: u64, mask: u64, fenced: Option<Fenced>) {
         for (byte, mask) in (byte..self.config.bitmap_length).zip(mask.to_le_bytes()) {
             if let Some(cell) = self.cell(byte).filter(|_| mask != 0) {
@@ -196,12 +267,8 @@ impl Bitmap {
         unsafe { window.byte(host) }
     }
 
-    #[inline(always)]
     fn window(&self, byte: u64) -> Option<&Window> {
-        match &self.hot {
-            Some((range, window)) if range.contains(&byte) => Some(window),
-            _ => self.windows.get(&byte),
-        }
+        self.windows.get(&byte)
     }
 
     #[cold]
@@ -213,17 +280,32 @@ impl Bitmap {
     }
 
     fn refresh_hot(&mut self) {
-        self.hot = self
-            .windows
-            .iter()
-            .next()
-            .map(|(range, window)| (range.clone(), *window));
+        self.hot = Words::default();
+        if self.config.marking != Marking::Bit {
+            return;
+        }
+        if let Some((bytes, window)) = self.windows.iter().next().filter(|(b, _)| b.start == 0) {
+            let words = bytes.end.min(self.config.bitmap_length) / 8;
+            self.hot = Words::new(window, words);
+        }
     }
 
     fn bytes_of(&self, iovas: &Range<u64>) -> Range<u64> {
         let base = self.config.bitmap_addr;
         iovas.start.saturating_sub(base)..iovas.end.saturating_sub(base)
     }
+}
+
+/// A word's number as an index; beyond any slice if it is none.
+#[inline(always)]
+fn index(word: u64) -> usize {
+    usize::try_from(word).unwrap_or(usize::MAX)
+}
+
+/// Bits `first` to `last` of the word that both lie in.
+#[inline(always)]
+fn mask(first: u64, last: u64) -> u64 {
+    (u64::MAX << (first % 64)) & (u64::MAX >> (63 - last % 64))
 }
 
 #[inline(always)]
@@ -263,8 +345,12 @@ impl BitmapSlice for MarkAt<'_> {}
 
 impl bitmap::Bitmap for MarkAt<'_> {
     fn mark_dirty(&self, offset: usize, len: usize) {
-        self.bitmap
-            .mark(self.iova.saturating_add(widen(offset)), widen(len), None);
+        if let Some(more) = len.checked_sub(1) {
+            let first = self.iova.saturating_add(widen(offset));
+            let last = first.saturating_add(widen(more));
+            let shift = self.bitmap.shift;
+            self.bitmap.mark_pages(first >> shift, last >> shift, None);
+        }
     }
 
     fn dirty_at(&self, offset: usize) -> bool {

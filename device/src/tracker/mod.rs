@@ -4,7 +4,7 @@ mod bitmap;
 pub mod protocol;
 mod window;
 
-pub use bitmap::{Bitmap, MarkAt};
+pub use bitmap::{Bitmap, MarkAt, Written};
 pub(crate) use window::Window;
 
 /// How a mark is set.

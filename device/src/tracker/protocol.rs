@@ -69,15 +69,21 @@ impl Fenced {
     }
 }
 
+/// What of `mask` is not set yet; 0 allows to leave the word alone.
+#[inline(always)]
+pub fn missing<W: MarkWord>(_: Fenced, word: &W, mask: u64) -> u64 {
+    mask & !word.load()
+}
+
 /// Sets `mask`, skipping the locked operation if it is set already.
 #[inline(always)]
-pub fn mark_fenced<W: MarkWord>(_: Fenced, word: &W, mask: u64) {
-    if word.load() & mask != mask {
-        word.or(mask);
+pub fn mark_fenced<W: MarkWord>(fenced: Fenced, word: &W, mask: u64) {
+    if missing(fenced, word, mask) != 0 {
+        mark(word, mask);
     }
 }
 
-/// Sets `mask`, always by the locked operation: for a single write that no fence follows.
+/// Sets `mask` by the locked operation, which needs no fence.
 #[inline(always)]
 pub fn mark<W: MarkWord>(word: &W, mask: u64) {
     word.or(mask);

@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
+use std::slice;
 use std::sync::atomic::{AtomicU8, AtomicU64};
 use vm_memory::VolatileSlice;
 
@@ -66,5 +67,52 @@ impl Window {
         let at = self.at(byte)?.cast::<AtomicU8>();
         // SAFETY: mapped by the caller's promise; atomic or volatile like the words.
         Some(unsafe { at.as_ref() })
+    }
+}
+
+/// The words of a bitmap from word 0 on, as far as one window reaches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Words {
+    first: NonNull<AtomicU64>,
+    count: usize,
+}
+
+// SAFETY: an address and a count; access is to atomics only, under `as_slice`'s promise.
+unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self {
+            first: NonNull::dangling(),
+            count: 0,
+        }
+    }
+}
+
+impl Words {
+    /// `count` words at the start of `window`; none if they do not fit this process.
+    pub(crate) fn new(window: &Window, count: u64) -> Self {
+        match (window.at(0), usize::try_from(count)) {
+            (Some(first), Ok(count)) => Self {
+                first: first.cast(),
+                count,
+            },
+            _ => Self::default(),
+        }
+    }
+
+    /// The words.
+    ///
+    /// # Safety
+    ///
+    /// The range the window was recorded for holds them, the bitmap's address is a multiple of 8,
+    /// and the mapping lives as long as `'a`.
+    #[inline(always)]
+    pub(crate) unsafe fn as_slice<'a>(&self) -> &'a [AtomicU64] {
+        // SAFETY: mapped and aligned by the caller's promise; every access to these bytes in this
+        // process is atomic or goes through vm-memory as volatile guest memory.
+        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.count) }
     }
 }

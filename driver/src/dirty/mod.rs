@@ -1,8 +1,13 @@
 //! Which pages were written: the sources that know, and the set they report into.
 
+pub mod harvest;
+mod scan;
 mod set;
+mod tracker;
 
-pub use set::DirtySet;
+pub use scan::Scanner;
+pub use set::{DirtySet, Runs};
+pub use tracker::TrackerSource;
 
 use std::ops::Range;
 

@@ -1,0 +1,365 @@
+//! What the common configuration holds, but for status and vectors.
+
+use super::half;
+use super::registers::{Facts, NOTIFY_MULTIPLIER, Reg};
+use super::{low16, set_half};
+use crate::queue::QueueConfig;
+use spec::features::Features;
+use spec::queue_state::QueueState;
+
+/// Where a queue is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// `queue_enable` is 0.
+    #[default]
+    Off,
+    /// `queue_enable` is 1 and the engine does not run it.
+    Enabled,
+    /// The engine runs it.
+    Started,
+    /// The engine was asked to stop it and has not yet.
+    Stopping,
+}
+
+/// One queue as the driver configured it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queue {
+    max_size: u16,
+    /// Entries.
+    pub(crate) size: u16,
+    desc: u64,
+    driver: u64,
+    device: u64,
+    /// Where it starts, and where it stood when it last stopped.
+    pub(crate) state: QueueState,
+    pub(crate) phase: Phase,
+    /// `queue_reset` was written and is not finished: reads 1.
+    pub(crate) resetting: bool,
+}
+
+impl Queue {
+    fn new(max_size: u16) -> Self {
+        Self {
+            max_size,
+            size: max_size,
+            desc: 0,
+            driver: 0,
+            device: 0,
+            state: QueueState::SPLIT_DEFAULT,
+            phase: Phase::Off,
+            resetting: false,
+        }
+    }
+    /// VR-2, PC-7: everything is as after a device reset, `queue_enable` included.
+    pub(crate) fn reset(&mut self) {
+        *self = Self::new(self.max_size);
+    }
+    fn enabled(&self) -> bool {
+        self.phase != Phase::Off
+    }
+}
+
+/// The registers behind the common configuration's bytes.
+#[derive(Debug)]
+pub(crate) struct Common {
+    offered: Features,
+    driver_features: Features,
+    device_feature_select: u32,
+    driver_feature_select: u32,
+    /// The selected queue; may be one that does not exist.
+    pub(crate) select: u16,
+    /// The queues.
+    pub(crate) queues: Vec<Queue>,
+    /// The configuration as it was when it was last looked at, and the generation it is of.
+    seen: Vec<u8>,
+    generation: u8,
+}
+
+impl Common {
+    /// After power-on.
+    pub(crate) fn new(offered: Features, max_sizes: &[u16], config: Vec<u8>) -> Self {
+        Self {
+            offered,
+            driver_features: Features::empty(),
+            device_feature_select: 0,
+            driver_feature_select: 0,
+            select: 0,
+            queues: max_sizes.iter().map(|max| Queue::new(*max)).collect(),
+            seen: config,
+            generation: 0,
+        }
+    }
+    /// Device reset. The generation goes on counting.
+    pub(crate) fn reset(&mut self) {
+        self.driver_features = Features::empty();
+        self.device_feature_select = 0;
+        self.driver_feature_select = 0;
+        self.select = 0;
+        self.queues.iter_mut().for_each(Queue::reset);
+    }
+    /// What the driver has accepted so far.
+    pub(crate) fn features(&self) -> Features {
+        self.driver_features
+    }
+    /// IN-1: a subset of what is offered, with VERSION_1, which a device without legacy interface
+    /// insists on.
+    pub(crate) fn acceptable(&self) -> bool {
+        self.offered.contains(self.driver_features)
+            && self.driver_features.contains(Features::VERSION_1)
+    }
+    /// The selected queue, if it exists.
+    pub(crate) fn selected(&self) -> Option<&Queue> {
+        self.queues.get(usize::from(self.select))
+    }
+    fn selected_mut(&mut self) -> Option<&mut Queue> {
+        self.queues.get_mut(usize::from(self.select))
+    }
+    /// What the register table asks for. The tracker's part is the tracker's.
+    pub(crate) fn facts(&self) -> Facts {
+        let queue = self.selected();
+        Facts {
+            queue: queue.is_some(),
+            queue_on: queue.is_some_and(|queue| queue.enabled() || queue.resetting),
+            queue_state: self.driver_features.contains(Features::QUEUE_STATE),
+            ring_reset: self.driver_features.contains(Features::RING_RESET),
+            tracker_on: false,
+        }
+    }
+    /// Notices a change of the device configuration, whoever made it, before any of it is shown
+    /// (PC-4): a driver that reads the same generation twice has read one configuration between.
+    pub(crate) fn look(&mut self, config: &[u8]) -> u8 {
+        if self.seen != config {
+            self.generation = self.generation.wrapping_add(1);
+            self.seen.clear();
+            self.seen.extend_from_slice(config);
+        }
+        self.generation
+    }
+    /// What the engine needs to start a queue.
+    pub(crate) fn queue_config(&self, queue: &Queue) -> QueueConfig {
+        QueueConfig {
+            size: queue.size,
+            desc: queue.desc,
+            driver: queue.driver,
+            device: queue.device,
+            event_idx: self.driver_features.contains(Features::RING_EVENT_IDX),
+            state: queue.state,
+        }
+    }
+
+    /// The value of a register that is kept here, or `None`. `live` is where the selected queue
+    /// stands in the engine, if it runs.
+    pub(crate) fn read(&self, reg: Reg, live: Option<QueueState>) -> Option<u32> {
+        let queue = self.selected();
+        let low = |field: fn(&Queue) -> u64| queue.map_or(0, |queue| half(field(queue), false));
+        let high = |field: fn(&Queue) -> u64| queue.map_or(0, |queue| half(field(queue), true));
+        // QS-2: reads 0 unless negotiated.
+        let state = || {
+            let known = self.driver_features.contains(Features::QUEUE_STATE);
+            let queue = queue.filter(|_| known)?;
+            Some(live.unwrap_or(queue.state))
+        };
+        Some(match reg {
+            Reg::DeviceFeatureSelect => self.device_feature_select,
+            Reg::DeviceFeature => window(self.offered, self.device_feature_select),
+            Reg::DriverFeatureSelect => self.driver_feature_select,
+            Reg::DriverFeature => window(self.driver_features, self.driver_feature_select),
+            Reg::NumQueues => u32::try_from(self.queues.len()).unwrap_or(0),
+            Reg::QueueSelect => u32::from(self.select),
+            Reg::QueueSize => queue.map_or(0, |queue| u32::from(queue.size)),
+            Reg::QueueEnable => queue.map_or(0, |queue| u32::from(queue.enabled())),
+            // In units of the multiplier, so that every queue has its own doorbell.
+            Reg::QueueNotifyOff => queue.map_or(0, |_| u32::from(self.select)),
+            Reg::QueueDescLow => low(|queue| queue.desc),
+            Reg::QueueDescHigh => high(|queue| queue.desc),
+            Reg::QueueDriverLow => low(|queue| queue.driver),
+            Reg::QueueDriverHigh => high(|queue| queue.driver),
+            Reg::QueueDeviceLow => low(|queue| queue.device),
+            Reg::QueueDeviceHigh => high(|queue| queue.device),
+            Reg::QueueReset => queue.map_or(0, |queue| u32::from(queue.resetting)),
+            Reg::QueueAvailState => state().map_or(0, |state| u32::from(state.avail)),
+            Reg::QueueUsedState => state().map_or(0, |state| u32::from(state.used)),
+            // NOTIF_CONFIG_DATA and ADMIN_VQ are not offered.
+            Reg::QueueNotifConfigData | Reg::AdminQueueIndex | Reg::AdminQueueNum => 0,
+            _ => return None,
+        })
+    }
+
+    /// A write that the table has accepted, to a register that is kept here. Enabling and resetting
+    /// queues is the function's work.
+    pub(crate) fn write(&mut self, reg: Reg, value: u32) {
+        match reg {
+            Reg::DeviceFeatureSelect => self.device_feature_select = value,
+            Reg::DriverFeatureSelect => self.driver_feature_select = value,
+            Reg::DriverFeature => {
+                let mut bits = self.driver_features.bits();
+                // PC-3: beyond bit 63 there is nothing.
+                if self.driver_feature_select <= 1 {
+                    set_half(&mut bits, self.driver_feature_select == 1, value);
+                }
+                self.driver_features = Features::from_bits_retain(bits);
+            }
+            Reg::QueueSelect => self.select = low16(value),
+            _ => {
+                if let Some(queue) = self.selected_mut() {
+                    queue.write(reg, value);
+                }
+            }
+        }
+    }
+}
+
+impl Queue {
+    fn write(&mut self, reg: Reg, value: u32) {
+        match reg {
+            // PC-8, PC-10: a power of two, not above what was offered. Others are ignored.
+            Reg::QueueSize => {
+                let size = low16(value);
+                if size.is_power_of_two() && size <= self.max_size {
+                    self.size = size;
+                }
+            }
+            Reg::QueueDescLow => set_half(&mut self.desc, false, value),
+            Reg::QueueDescHigh => set_half(&mut self.desc, true, value),
+            Reg::QueueDriverLow => set_half(&mut self.driver, false, value),
+            Reg::QueueDriverHigh => set_half(&mut self.driver, true, value),
+            Reg::QueueDeviceLow => set_half(&mut self.device, false, value),
+            Reg::QueueDeviceHigh => set_half(&mut self.device, true, value),
+            Reg::QueueAvailState => self.state.avail = low16(value),
+            Reg::QueueUsedState => self.state.used = low16(value),
+            _ => {}
+        }
+    }
+}
+
+/// 32 of the 64 feature bits; 0 beyond them (PC-3).
+fn window(features: Features, select: u32) -> u32 {
+    if select <= 1 {
+        half(features.bits(), select == 1)
+    } else {
+        0
+    }
+}
+
+const _: () = assert!(
+    NOTIFY_MULTIPLIER == 4,
+    "queue_notify_off is the queue's index"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn common() -> Common {
+        let offered = Features::from_bits_retain(1 << 43 | 1 << 44 | 1 << 32 | 1 << 9);
+        Common::new(offered, &[256, 8], vec![1, 2])
+    }
+
+    #[test]
+    fn features_are_windowed_and_judged() {
+        let mut common = common();
+        let mut offered = |select| {
+            common.write(Reg::DeviceFeatureSelect, select);
+            common.read(Reg::DeviceFeature, None)
+        };
+        assert_eq!(offered(0), Some(1 << 9));
+        assert_eq!(offered(1), Some(1 << 12 | 1 << 11 | 1));
+        assert_eq!(offered(2), Some(0));
+        assert_eq!(offered(u32::MAX), Some(0));
+        let mut common = common;
+        for (select, value, acceptable) in [
+            (0, 1 << 9, false),
+            (1, 1, true),
+            (1, 1 << 11 | 1, true),
+            (2, u32::MAX, true),
+            (1, 1 << 13 | 1, false),
+            (1, 1 << 12 | 1, true),
+            (0, 1 << 10, false),
+        ] {
+            common.write(Reg::DriverFeatureSelect, select);
+            common.write(Reg::DriverFeature, value);
+            assert_eq!(common.acceptable(), acceptable, "{value:#x} in {select}");
+        }
+        assert_eq!(common.features().bits(), 1 << 44 | 1 << 32 | 1 << 10);
+    }
+
+    #[test]
+    fn queues_beyond_the_last_read_zero() {
+        let mut common = common();
+        let size = |common: &Common| common.read(Reg::QueueSize, None);
+        assert_eq!(size(&common), Some(256));
+        common.write(Reg::QueueSelect, 1);
+        assert_eq!(
+            (size(&common), common.read(Reg::QueueNotifyOff, None)),
+            (Some(8), Some(1))
+        );
+        common.write(Reg::QueueSelect, 2);
+        common.write(Reg::QueueSize, 4);
+        common.write(Reg::QueueDescLow, 4);
+        assert_eq!((size(&common), common.facts().queue), (Some(0), false));
+        assert_eq!(common.read(Reg::QueueDescLow, None), Some(0));
+    }
+
+    #[test]
+    fn queue_sizes_are_powers_of_two() {
+        let mut common = common();
+        for (value, size) in [
+            (64, 64),
+            (0, 64),
+            (65, 64),
+            (512, 64),
+            (256, 256),
+            (0x1_0008, 8),
+        ] {
+            common.write(Reg::QueueSize, value);
+            assert_eq!(common.queues[0].size, size, "{value}");
+        }
+    }
+
+    #[test]
+    fn queue_state_reads_zero_unless_negotiated_and_prefers_the_engine() {
+        let mut common = common();
+        common.queues[0].state = QueueState { avail: 7, used: 6 };
+        assert_eq!(common.read(Reg::QueueAvailState, None), Some(0));
+        common.driver_features = Features::QUEUE_STATE;
+        assert_eq!(common.read(Reg::QueueAvailState, None), Some(7));
+        let live = Some(QueueState { avail: 9, used: 8 });
+        assert_eq!(common.read(Reg::QueueAvailState, live), Some(9));
+        assert_eq!(common.read(Reg::QueueUsedState, live), Some(8));
+        common.write(Reg::QueueSelect, 5);
+        assert_eq!(common.read(Reg::QueueUsedState, None), Some(0));
+    }
+
+    #[test]
+    fn the_generation_counts_changes_that_are_seen() {
+        let mut common = common();
+        assert_eq!(common.look(&[1, 2]), 0);
+        assert_eq!(common.look(&[1, 3]), 1);
+        assert_eq!(common.look(&[1, 3]), 1);
+        common.reset();
+        assert_eq!(common.look(&[1, 3]), 1);
+        assert_eq!(common.look(&[]), 2);
+    }
+
+    #[test]
+    fn reset_forgets_everything_but_the_sizes() {
+        let mut common = common();
+        common.write(Reg::DriverFeature, 1 << 9);
+        common.write(Reg::QueueSize, 16);
+        common.write(Reg::QueueDeviceHigh, 3);
+        common.queues[0].phase = Phase::Enabled;
+        common.queues[0].state = QueueState { avail: 1, used: 1 };
+        common.write(Reg::QueueSelect, 1);
+        common.reset();
+        assert_eq!((common.select, common.features()), (0, Features::empty()));
+        let config = common.queue_config(&common.queues[0]);
+        assert_eq!(
+            config,
+            QueueConfig {
+                size: 256,
+                ..QueueConfig::default()
+            }
+        );
+        assert!(!common.facts().queue_on);
+    }
+}

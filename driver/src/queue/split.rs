@@ -1,0 +1,475 @@
+//! The driver's end of a split virtqueue (VIRTIO 1.4, "Split Virtqueues").
+//!
+//! Memory is written and never believed: which descriptors belong to which request is kept here,
+//! so a device that scribbles over the tables cannot lead the driver anywhere.
+
+use crate::error::DriverError;
+use crate::memory::DmaMemory;
+use crate::transport::QueueSetup;
+use spec::features::Features;
+use spec::ring::{
+    self, AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor,
+    QUEUE_SIZE_MAX, USED_F_NO_NOTIFY,
+};
+use std::sync::atomic::{Ordering, fence};
+use zerocopy::IntoBytes;
+
+/// Descriptors in one indirect table; longer chains are built without one.
+const INDIRECT_MAX: usize = 32;
+/// Bytes of one indirect table.
+const INDIRECT_BYTES: u64 = 512;
+
+/// A piece of memory that a request names: address (IOVA) and length in bytes.
+pub type Buffer = (u64, u32);
+
+/// A request that the device is done with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// What the caller passed to [`SplitQueue::add`].
+    pub token: u64,
+    /// Bytes the device says it wrote; at most what was writable.
+    pub len: u32,
+}
+
+/// One request in flight, as plain data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainState {
+    /// Its descriptors, head first.
+    pub descriptors: Vec<u16>,
+    /// The caller's token.
+    pub token: u64,
+    /// Bytes the device may write.
+    pub writable: u32,
+}
+
+/// What a driver knows of its queue and memory does not say, as plain data: with it the driver can
+/// be moved with its memory. Possibly from outside: [`SplitQueue::resume`] judges it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SplitQueueState {
+    /// Entries.
+    pub size: u16,
+    /// Where the next request goes in the available ring (free-running).
+    pub next_avail: u16,
+    /// The available index as the device sees it (free-running).
+    pub published: u16,
+    /// Where the next used element is read (free-running).
+    pub last_used: u16,
+    /// Requests in flight.
+    pub chains: Vec<ChainState>,
+}
+
+/// Where the parts lie within the memory.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    avail: u64,
+    used: u64,
+    indirect: u64,
+    end: u64,
+}
+
+impl Layout {
+    fn new(size: u16) -> Self {
+        let avail = ring::desc_bytes(size);
+        let used = (avail + ring::avail_bytes(size)).next_multiple_of(ring::USED_ALIGN);
+        let indirect = (used + ring::used_bytes(size)).next_multiple_of(ring::DESC_ALIGN);
+        Self {
+            avail,
+            used,
+            indirect,
+            end: indirect + u64::from(size) * INDIRECT_BYTES,
+        }
+    }
+}
+
+/// The driver's end of a split queue.
+#[derive(Debug)]
+pub struct SplitQueue {
+    memory: DmaMemory,
+    size: u16,
+    layout: Layout,
+    event_idx: bool,
+    indirect: bool,
+    free: Vec<u16>,
+    /// By head descriptor.
+    chains: Vec<Option<ChainState>>,
+    in_flight: u16,
+    next_avail: u16,
+    published: u16,
+    last_used: u16,
+    /// Whether used_event follows what is reaped.
+    interrupts: bool,
+}
+
+impl SplitQueue {
+    /// Bytes of memory that a queue of `size` entries takes, indirect tables included.
+    pub fn bytes_needed(size: u16) -> u64 {
+        Layout::new(size).end
+    }
+
+    /// An empty queue in `memory`, which must be zeroed; it uses RING_EVENT_IDX and
+    /// RING_INDIRECT_DESC if `features` (as negotiated) have them.
+    ///
+    /// # Errors
+    /// [`DriverError::QueueSize`] unless `size` is a power of two up to 32768;
+    /// [`DriverError::Memory`] if the memory is shorter than [`bytes_needed`](Self::bytes_needed);
+    /// [`DriverError::QueueAddress`] if it is not 16-aligned; [`DriverError::NotNegotiated`] if the
+    /// queues are packed.
+    pub fn new(memory: DmaMemory, size: u16, features: Features) -> Result<Self, DriverError> {
+        let state = SplitQueueState {
+            size,
+            ..SplitQueueState::default()
+        };
+        Self::resume(memory, size, features, &state)
+    }
+
+    /// A queue that goes on where [`state`](Self::state) was taken, over memory with the same
+    /// contents.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); [`DriverError::BadState`] names the field that cannot be.
+    pub fn resume(
+        memory: DmaMemory,
+        size: u16,
+        features: Features,
+        state: &SplitQueueState,
+    ) -> Result<Self, DriverError> {
+        if !size.is_power_of_two() || size > QUEUE_SIZE_MAX {
+            return Err(DriverError::QueueSize {
+                queue: 0,
+                size,
+                max: QUEUE_SIZE_MAX,
+            });
+        }
+        let layout = Layout::new(size);
+        let memory = memory.slice(0, layout.end)?;
+        memory.words()?;
+        if !memory.iova().is_multiple_of(ring::DESC_ALIGN) {
+            return Err(DriverError::QueueAddress {
+                queue: 0,
+                part: "desc",
+                address: memory.iova(),
+            });
+        }
+        if features.contains(Features::RING_PACKED) {
+            return Err(DriverError::NotNegotiated(Features::RING_PACKED));
+        }
+        let mut queue = Self {
+            memory,
+            size,
+            layout,
+            event_idx: features.contains(Features::RING_EVENT_IDX),
+            indirect: features.contains(Features::RING_INDIRECT_DESC),
+            free: Vec::new(),
+            chains: vec![None; usize::from(size)],
+            in_flight: 0,
+            next_avail: state.next_avail,
+            published: state.published,
+            last_used: state.last_used,
+            interrupts: true,
+        };
+        queue.adopt(state)?;
+        Ok(queue)
+    }
+
+    fn adopt(&mut self, state: &SplitQueueState) -> Result<(), DriverError> {
+        let bad = |field: &str, why: String| DriverError::BadState {
+            field: field.to_owned(),
+            why,
+        };
+        if state.size != self.size {
+            return Err(bad(
+                "size",
+                format!("{}, expected {}", state.size, self.size),
+            ));
+        }
+        let in_flight = state.next_avail.wrapping_sub(state.last_used);
+        if in_flight > self.size || usize::from(in_flight) != state.chains.len() {
+            let why = format!("{in_flight} by the indices, {} listed", state.chains.len());
+            return Err(bad("chains", why));
+        }
+        if state.next_avail.wrapping_sub(state.published) > in_flight {
+            let why = format!("{} after {}", state.published, state.next_avail);
+            return Err(bad("published", why));
+        }
+        let mut taken = vec![false; usize::from(self.size)];
+        for chain in &state.chains {
+            for &descriptor in &chain.descriptors {
+                match taken.get_mut(usize::from(descriptor)) {
+                    Some(taken) if !*taken => *taken = true,
+                    _ => return Err(bad("chains", format!("descriptor {descriptor}"))),
+                }
+            }
+            let head = chain.descriptors.first().copied();
+            let slot = head.and_then(|head| self.chains.get_mut(usize::from(head)));
+            *slot.ok_or_else(|| bad("chains", "an empty chain".to_owned()))? = Some(chain.clone());
+        }
+        self.in_flight = in_flight;
+        let numbered = (0..self.size).zip(taken).rev();
+        self.free = numbered
+            .filter(|(_, taken)| !taken)
+            .map(|(descriptor, _)| descriptor)
+            .collect();
+        Ok(())
+    }
+
+    /// What is needed to go on elsewhere with the same memory contents.
+    pub fn state(&self) -> SplitQueueState {
+        SplitQueueState {
+            size: self.size,
+            next_avail: self.next_avail,
+            published: self.published,
+            last_used: self.last_used,
+            chains: self.chains.iter().flatten().cloned().collect(),
+        }
+    }
+
+    /// What [`Transport::setup_queue`](crate::Transport::setup_queue) wants to know.
+    pub fn setup(&self, vector: u16) -> QueueSetup {
+        let base = self.memory.iova();
+        QueueSetup {
+            size: self.size,
+            vector,
+            desc: base,
+            driver: base + self.layout.avail,
+            device: base + self.layout.used,
+        }
+    }
+
+    /// Entries.
+    pub fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Requests added and not yet reaped.
+    pub fn in_flight(&self) -> u16 {
+        self.in_flight
+    }
+
+    /// Descriptors that are free. A request takes one for each buffer, or one altogether with
+    /// RING_INDIRECT_DESC.
+    pub fn free_descriptors(&self) -> usize {
+        self.free.len()
+    }
+
+    /// The available index that the device sees: what a notification with data carries.
+    pub fn published(&self) -> u16 {
+        self.published
+    }
+
+    /// Builds a request of buffers that the device reads, then buffers that it writes. It becomes
+    /// visible with [`publish`](Self::publish). `token` comes back with it.
+    ///
+    /// # Errors
+    /// [`DriverError::QueueFull`]: reap and try again. [`DriverError::BadChain`] if it can never
+    /// fit: no buffer at all, one of length 0, more than the queue has entries, 4 GiB or more.
+    pub fn add(
+        &mut self,
+        readable: &[Buffer],
+        writable: &[Buffer],
+        token: u64,
+    ) -> Result<(), DriverError> {
+        let buffers = readable.len().saturating_add(writable.len());
+        let bad = DriverError::BadChain {
+            buffers,
+            size: self.size,
+        };
+        let total = |buffers: &[Buffer]| {
+            buffers.iter().try_fold(0_u32, |sum, (_, len)| {
+                sum.checked_add(*len).filter(|_| *len != 0)
+            })
+        };
+        let (Some(read), Some(write)) = (total(readable), total(writable)) else {
+            return Err(bad);
+        };
+        if buffers == 0 || buffers > usize::from(self.size) || read.checked_add(write).is_none() {
+            return Err(bad);
+        }
+        let use_table = self.indirect && (2..=INDIRECT_MAX).contains(&buffers);
+        let needed = if use_table { 1 } else { buffers };
+        if self.free.len() < needed {
+            return Err(DriverError::QueueFull);
+        }
+        let descriptors: Vec<u16> = self.free.iter().rev().take(needed).copied().collect();
+        let Some(&head) = descriptors.first() else {
+            return Err(bad);
+        };
+        let readable = readable.iter().map(|buffer| (buffer, 0));
+        let all = readable.chain(writable.iter().map(|buffer| (buffer, DESC_F_WRITE)));
+        if use_table {
+            let table = self.layout.indirect + u64::from(head) * INDIRECT_BYTES;
+            let mut len = 0_u32;
+            for (index, (buffer, flags)) in (0_u16..).zip(all) {
+                let last = usize::from(index) + 1 == buffers;
+                let next = (!last).then_some(index + 1);
+                self.describe(table, index, *buffer, flags, next)?;
+                len += 16;
+            }
+            let buffer = (self.memory.iova() + table, len);
+            self.describe(0, head, buffer, DESC_F_INDIRECT, None)?;
+        } else {
+            let nexts = descriptors.iter().skip(1).copied().map(Some);
+            let chain = descriptors.iter().zip(nexts.chain([None]));
+            for ((index, next), (buffer, flags)) in chain.zip(all) {
+                self.describe(0, *index, *buffer, flags, next)?;
+            }
+        }
+        let entry = self.layout.avail + 4 + 2 * u64::from(self.next_avail & (self.size - 1));
+        self.memory.store_u16(entry, head, Ordering::Relaxed)?;
+        // From here on nothing fails.
+        self.free.truncate(self.free.len() - needed);
+        if let Some(slot) = self.chains.get_mut(usize::from(head)) {
+            *slot = Some(ChainState {
+                descriptors,
+                token,
+                writable: write,
+            });
+        }
+        self.in_flight += 1;
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(())
+    }
+
+    fn describe(
+        &self,
+        table: u64,
+        index: u16,
+        (addr, len): Buffer,
+        flags: u16,
+        next: Option<u16>,
+    ) -> Result<(), DriverError> {
+        let descriptor = Descriptor {
+            addr: addr.into(),
+            len: len.into(),
+            flags: (flags | next.map_or(0, |_| DESC_F_NEXT)).into(),
+            next: next.unwrap_or(0).into(),
+        };
+        let at = table + 16 * u64::from(index);
+        Ok(self.memory.write(at, descriptor.as_bytes())?)
+    }
+
+    /// Makes the requests added since the last call available; true if the device wants to be
+    /// notified.
+    ///
+    /// # Errors
+    /// None that memory of the right size can cause.
+    pub fn publish(&mut self) -> Result<bool, DriverError> {
+        let (old, new) = (self.published, self.next_avail);
+        if old == new {
+            return Ok(false);
+        }
+        let idx = self.layout.avail + 2;
+        self.memory.store_u16(idx, new, Ordering::Release)?;
+        self.published = new;
+        // The store before the load: otherwise driver and device may each miss the other's.
+        fence(Ordering::SeqCst);
+        if self.event_idx {
+            let event = self.layout.used + 4 + 8 * u64::from(self.size);
+            let event = self.memory.load_u16(event, Ordering::Relaxed)?;
+            // VIRTIO 1.4, "Available Buffer Notification Suppression".
+            Ok(new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old))
+        } else {
+            let flags = self.memory.load_u16(self.layout.used, Ordering::Relaxed)?;
+            Ok(flags & USED_F_NO_NOTIFY == 0)
+        }
+    }
+
+    /// Takes the next request that the device is done with.
+    ///
+    /// # Errors
+    /// [`DriverError::UsedIndex`], [`DriverError::UsedId`] or [`DriverError::UsedLength`] if the
+    /// device breaks the rules. Nothing has been taken then, and nothing more can be: reset it.
+    pub fn reap(&mut self) -> Result<Option<Used>, DriverError> {
+        let idx = self.layout.used + 2;
+        let used = self.memory.load_u16(idx, Ordering::Acquire)?;
+        let ready = used.wrapping_sub(self.last_used);
+        if ready == 0 {
+            return Ok(None);
+        }
+        // What was not published cannot have been used.
+        if ready > self.published.wrapping_sub(self.last_used) {
+            return Err(DriverError::UsedIndex {
+                used,
+                last: self.last_used,
+                in_flight: self.in_flight,
+            });
+        }
+        let entry = self.layout.used + 4 + 8 * u64::from(self.last_used & (self.size - 1));
+        let id = self.memory.load_u32(entry, Ordering::Relaxed)?;
+        let len = self.memory.load_u32(entry + 4, Ordering::Relaxed)?;
+        let unknown = DriverError::UsedId { id };
+        let Ok(head) = u16::try_from(id) else {
+            return Err(unknown);
+        };
+        let Some(slot) = self.chains.get_mut(usize::from(head)) else {
+            return Err(unknown);
+        };
+        let Some(chain) = slot.as_ref() else {
+            return Err(unknown);
+        };
+        if len > chain.writable {
+            return Err(DriverError::UsedLength {
+                id: head,
+                len,
+                writable: chain.writable,
+            });
+        }
+        let Some(chain) = slot.take() else {
+            return Err(unknown);
+        };
+        self.free.extend(chain.descriptors.iter().rev());
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.last_used = self.last_used.wrapping_add(1);
+        if self.event_idx && self.interrupts {
+            self.store_used_event(self.last_used)?;
+            // Before the next look at the index, or an element that comes now is neither seen nor
+            // announced.
+            fence(Ordering::SeqCst);
+        }
+        Ok(Some(Used {
+            token: chain.token,
+            len,
+        }))
+    }
+
+    /// Asks for an interrupt when the next request is done; true if one is done already, so that
+    /// the caller reaps instead of waiting.
+    ///
+    /// # Errors
+    /// None that memory of the right size can cause.
+    pub fn enable_interrupts(&mut self) -> Result<bool, DriverError> {
+        self.interrupts = true;
+        if self.event_idx {
+            self.store_used_event(self.last_used)?;
+        } else {
+            self.memory
+                .store_u16(self.layout.avail, 0, Ordering::Relaxed)?;
+        }
+        fence(Ordering::SeqCst);
+        let idx = self.layout.used + 2;
+        Ok(self.memory.load_u16(idx, Ordering::Acquire)? != self.last_used)
+    }
+
+    /// Asks for no interrupts; the device may send some nevertheless.
+    ///
+    /// # Errors
+    /// None that memory of the right size can cause.
+    pub fn disable_interrupts(&mut self) -> Result<(), DriverError> {
+        self.interrupts = false;
+        if self.event_idx {
+            // An index that the device has just passed and will not reach again soon.
+            self.store_used_event(self.last_used.wrapping_sub(1))
+        } else {
+            let flags = self.layout.avail;
+            let value = AVAIL_F_NO_INTERRUPT;
+            Ok(self.memory.store_u16(flags, value, Ordering::Relaxed)?)
+        }
+    }
+
+    fn store_used_event(&self, index: u16) -> Result<(), DriverError> {
+        let event = self.layout.avail + 4 + 2 * u64::from(self.size);
+        Ok(self.memory.store_u16(event, index, Ordering::Relaxed)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! The parts that are cargo's: formatting, lints, documentation, builds, tests.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::Options;
+use crate::process;
+use crate::workspace::Workspace;
+
+/// `cargo fmt --check`.
+pub fn fmt(workspace: &Workspace, _options: &Options) -> Result<String> {
+    component(workspace, "fmt", "rustfmt")?;
+    process::stream(workspace.cargo().args(["fmt", "--all", "--check"]))
+        .context("the sources are not formatted; run `cargo fmt --all`")?;
+    Ok("formatted".into())
+}
+
+/// `cargo clippy`, where every warning is an error.
+pub fn clippy(workspace: &Workspace, _options: &Options) -> Result<String> {
+    component(workspace, "clippy", "clippy")?;
+    let arguments = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    process::stream(workspace.cargo().args(arguments))?;
+    Ok("no warning".into())
+}
+
+/// `cargo doc`, where every warning is an error.
+pub fn doc(workspace: &Workspace, _options: &Options) -> Result<String> {
+    let mut command = workspace.cargo();
+    process::stream(
+        command
+            .args(["doc", "--workspace", "--no-deps"])
+            .env("RUSTDOCFLAGS", "-Dwarnings"),
+    )?;
+    Ok("no warning".into())
+}
+
+/// `cargo build --release`.
+pub fn build(workspace: &Workspace, _options: &Options) -> Result<String> {
+    process::stream(workspace.cargo().args(["build", "--release"]))?;
+    Ok("built".into())
+}
+
+/// All tests of the workspace. Tests marked `#[ignore]` are the long ones, run by `--full`.
+pub fn unit(workspace: &Workspace, options: &Options) -> Result<String> {
+    let mut command = workspace.cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    if options.full {
+        command.args(["--", "--include-ignored"]);
+    }
+    counted(&mut command)
+}
+
+/// The loom models, which need a build of their own, since loom replaces the atomics.
+pub fn loom(workspace: &Workspace, _options: &Options) -> Result<String> {
+    let mut command = workspace.cargo();
+    command.args([
+        "test",
+        "--release",
+        "-p",
+        "device",
+        "--lib",
+        "loom",
+        "--target-dir",
+    ]);
+    command
+        .arg(workspace.target().join("loom"))
+        .env("RUSTFLAGS", "--cfg loom");
+    counted(&mut command)
+}
+
+/// Runs tests and counts them: a filter that matches nothing would pass otherwise.
+fn counted(command: &mut Command) -> Result<String> {
+    let (text, status) = process::tee(command)?;
+    let counts = counts(&text);
+    ensure!(
+        status.success() && counts.failed == 0,
+        "`{}` ended with {status}; {} tests passed, {} failed",
+        process::shown(command),
+        counts.passed,
+        counts.failed
+    );
+    ensure!(
+        counts.passed > 0,
+        "`{}` ran no test",
+        process::shown(command)
+    );
+    let left = match counts.ignored {
+        0 => String::new(),
+        long => format!(", {long} left to --full"),
+    };
+    Ok(format!("{} tests{left}", counts.passed))
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+/// Adds up the lines `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+fn counts(text: &str) -> Counts {
+    let mut counts = Counts::default();
+    for line in text
+        .lines()
+        .filter(|line| line.starts_with("test result: "))
+    {
+        let words: Vec<&str> = line
+            .split([' ', ';'])
+            .filter(|word| !word.is_empty())
+            .collect();
+        for pair in words.windows(2) {
+            let number = pair[0].parse().unwrap_or(0);
+            match pair[1] {
+                "passed" => counts.passed += number,
+                "failed" => counts.failed += number,
+                "ignored" => counts.ignored += number,
+                _ => {}
+            }
+        }
+    }
+    counts
+}
+
+/// Says how to get a part of the toolchain that is missing.
+fn component(workspace: &Workspace, command: &str, name: &str) -> Result<()> {
+    if process::capture(workspace.cargo().args([command, "--version"])).is_err() {
+        bail!("`cargo {command}` does not run; get it with `rustup component add {name}`");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_test_programs_are_added_up() {
+        let text = "test a ... ok\n\
+            test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out\n\
+            test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        assert_eq!(
+            counts(text),
+            Counts {
+                passed: 4,
+                failed: 2,
+                ignored: 1
+            }
+        );
+    }
+}

@@ -1,0 +1,163 @@
+//! A device of ours in a process of its own, served over vfio-user.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{ChildStderr, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::process::{self, Watched};
+
+const START: Duration = Duration::from_secs(20);
+const END: Duration = Duration::from_secs(20);
+
+/// A running `tidemark device vfio-user`.
+pub struct Served {
+    process: Watched,
+    stdout: JoinHandle<std::io::Result<String>>,
+    stderr: JoinHandle<String>,
+}
+
+impl Served {
+    /// Starts the device and waits until it says that it listens. Nobody connects to find out: the
+    /// server serves one connection, and QEMU's is to be that one.
+    pub fn start(tidemark: &Path, socket: &Path, disk: &Path) -> Result<Self> {
+        let mut command = Command::new(tidemark);
+        command
+            .args(["device", "vfio-user", "--socket-path"])
+            .arg(socket);
+        command.arg("--disk").arg(disk);
+        Self::spawn(&mut command)
+    }
+
+    fn spawn(command: &mut Command) -> Result<Self> {
+        let shown = process::shown(command);
+        let mut process = Watched::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+        let mut stdout = process
+            .child()
+            .stdout
+            .take()
+            .context("the device has no stdout")?;
+        let stderr = process
+            .child()
+            .stderr
+            .take()
+            .context("the device has no stderr")?;
+
+        let (send, lines) = mpsc::channel();
+        let stdout = thread::spawn(move || {
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).map(|_| text)
+        });
+        let stderr = thread::spawn(move || forward(stderr, &send));
+        wait_for_listening(&lines).with_context(|| format!("`{shown}`"))?;
+        Ok(Self {
+            process,
+            stdout,
+            stderr,
+        })
+    }
+
+    /// What the device reports at its end, which the client's disconnect brings about; SIGTERM
+    /// does when that was not enough.
+    pub fn finish(mut self) -> Result<Value> {
+        let mut status = self.process.wait(END)?;
+        if status.is_none() {
+            self.process.terminate()?;
+            status = self.process.wait(END)?;
+        }
+        let Some(status) = status else {
+            bail!("the device ends neither when its client disconnects nor on SIGTERM");
+        };
+        let text = self
+            .stdout
+            .join()
+            .ok()
+            .context("the reader of stdout panicked")??;
+        let errors = self
+            .stderr
+            .join()
+            .ok()
+            .context("the reader of stderr panicked")?;
+        ensure!(
+            status.success(),
+            "the device ended with {status}\n{}",
+            process::tail(&errors)
+        );
+        let last = text.lines().last().unwrap_or_default();
+        serde_json::from_str(last)
+            .with_context(|| format!("the device's last line is {last:?}, not a JSON object"))
+    }
+}
+
+/// Shows lines and passes them on as they come, and gives all of them at the end.
+fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
+    let mut all = String::new();
+    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        eprintln!("device: {line}");
+        all.push_str(&line);
+        all.push('\n');
+        // After the start nobody listens any more.
+        let _ = lines.send(line);
+    }
+    all
+}
+
+fn wait_for_listening(lines: &Receiver<String>) -> Result<()> {
+    let deadline = Instant::now() + START;
+    let mut seen = String::new();
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) if line.contains("listening on ") => return Ok(()),
+            Ok(line) => {
+                seen.push_str(&line);
+                seen.push('\n');
+            }
+            Err(RecvTimeoutError::Timeout) => bail!(
+                "no line `listening on PATH` on stderr within {} s; it said\n{seen}",
+                START.as_secs()
+            ),
+            Err(RecvTimeoutError::Disconnected) => {
+                bail!("ended before it listened; it said\n{seen}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spawn(script: &str) -> Result<Served> {
+        Served::spawn(Command::new("sh").args(["-c", script]))
+    }
+
+    #[test]
+    fn the_report_is_the_last_line() -> Result<()> {
+        let served =
+            spawn("echo warm >&2; echo listening on s >&2; echo x; echo '{\"requests\":7}'")?;
+        assert_eq!(served.finish()?["requests"], 7);
+        Ok(())
+    }
+
+    #[test]
+    fn a_device_that_dies_first_is_quoted() {
+        let error = spawn("echo no such disk >&2; exit 1")
+            .err()
+            .expect("it never listened");
+        assert!(format!("{error:#}").contains("no such disk"), "{error:#}");
+    }
+
+    #[test]
+    fn a_device_without_a_report_fails() -> Result<()> {
+        let error = spawn("echo listening on s >&2; echo done")?
+            .finish()
+            .expect_err("no JSON");
+        assert!(error.to_string().contains("done"), "{error}");
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! The steps that are packages with their dependencies: QEMU, and the guest's programs.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::apt::Apt;
+use super::step::{Findings, Step};
+use super::{Foreign, unpack};
+use crate::guest::QEMU;
+use crate::process;
+
+/// The first major version whose `vfio-user-pci` the guest tests were written for.
+const QEMU_AT_LEAST: u32 = 11;
+
+/// QEMU from trixie-backports: the host's has no `vfio-user-pci`.
+pub struct Qemu<'a> {
+    /// Where it comes from.
+    pub apt: &'a Apt<'a>,
+}
+
+impl Step for Qemu<'_> {
+    const NAME: &'static str = "qemu";
+
+    fn recipe(&self) -> String {
+        format!("qemu-system-x86 with dependencies of {}", self.apt.suites())
+    }
+
+    fn build(&self, dir: &Path) -> Result<()> {
+        install(self.apt, &["qemu-system-x86"], dir)
+    }
+
+    fn check(&self, dir: &Path) -> Result<Findings> {
+        let foreign = Foreign::new(dir.to_path_buf());
+        let text = process::capture(foreign.command(QEMU)?.arg("--version"))?;
+        let version = version(&text)
+            .with_context(|| format!("`qemu-system-x86_64 --version` printed: {text}"))?;
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|number| number.parse::<u32>().ok());
+        ensure!(
+            major.is_some_and(|major| major >= QEMU_AT_LEAST),
+            "QEMU {version} came, and vfio-user guests need {QEMU_AT_LEAST} or newer"
+        );
+        let devices = process::capture(foreign.command(QEMU)?.args(["-device", "help"]))?;
+        ensure!(
+            devices.contains("\"vfio-user-pci\""),
+            "QEMU {version} has no device vfio-user-pci"
+        );
+        let libraries = foreign.libraries(QEMU)?.len();
+        Ok(Findings::default()
+            .with("qemu", version)
+            .with("libraries", libraries.to_string()))
+    }
+}
+
+/// What guests run, and what the host uses on their images: busybox, e2fsprogs, kmod.
+pub struct Tools<'a> {
+    /// Where they come from.
+    pub apt: &'a Apt<'a>,
+}
+
+impl Step for Tools<'_> {
+    const NAME: &'static str = "tools";
+
+    fn recipe(&self) -> String {
+        format!(
+            "busybox-static e2fsprogs kmod with dependencies of {}",
+            self.apt.suites()
+        )
+    }
+
+    fn build(&self, dir: &Path) -> Result<()> {
+        install(self.apt, &["busybox-static", "e2fsprogs", "kmod"], dir)
+    }
+
+    fn check(&self, dir: &Path) -> Result<Findings> {
+        let foreign = Foreign::new(dir.to_path_buf());
+        let busybox = process::capture(&mut Command::new(dir.join("bin/busybox")))?;
+        for program in ["sbin/mke2fs", "sbin/e2fsck", "sbin/debugfs", "bin/kmod"] {
+            foreign.libraries(program)?;
+        }
+        let mut findings = Findings::default();
+        for (name, text) in [
+            ("busybox", busybox),
+            (
+                "e2fsprogs",
+                process::capture(foreign.command("sbin/mke2fs")?.arg("-V"))?,
+            ),
+            (
+                "e2fsck",
+                process::capture(foreign.command("sbin/e2fsck")?.arg("-V"))?,
+            ),
+            (
+                "debugfs",
+                process::capture(foreign.command("sbin/debugfs")?.arg("-V"))?,
+            ),
+            (
+                "kmod",
+                process::capture(foreign.command("bin/kmod")?.arg("--version"))?,
+            ),
+        ] {
+            let version = version(&text).with_context(|| format!("{name} printed: {text}"))?;
+            findings = findings.with(name, version);
+        }
+        Ok(findings)
+    }
+}
+
+fn install(apt: &Apt<'_>, packages: &[&str], dir: &Path) -> Result<()> {
+    for package in apt.download_with_dependencies(packages)? {
+        unpack(&package, dir)?;
+    }
+    Ok(())
+}
+
+/// The first word of a program's version text that is a version: `QEMU emulator version 11.1.3 …`,
+/// `BusyBox v1.35.0 …`, `kmod version 30`.
+fn version(text: &str) -> Option<&str> {
+    let words = text
+        .split_whitespace()
+        .map(|word| word.strip_prefix('v').unwrap_or(word));
+    words.into_iter().find(|word| {
+        word.starts_with(|first: char| first.is_ascii_digit())
+            && word
+                .chars()
+                .all(|letter| letter.is_ascii_digit() || letter == '.')
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn versions_are_found_in_what_programs_print() {
+        let qemu =
+            "QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)\nCopyright (c) 2003";
+        assert_eq!(version(qemu), Some("11.1.3"));
+        assert_eq!(
+            version("BusyBox v1.35.0 (Debian 1:1.35.0-4+b1) multi-call"),
+            Some("1.35.0")
+        );
+        assert_eq!(
+            version("mke2fs 1.47.0 (5-Feb-2023)\n\tUsing EXT2FS"),
+            Some("1.47.0")
+        );
+        assert_eq!(version("kmod version 30\n+ZSTD"), Some("30"));
+        assert_eq!(version("no digits here"), None);
+    }
+}
