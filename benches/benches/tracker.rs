@@ -5,7 +5,7 @@
 
 use benches::limit;
 use benches::memory::{Random, memory_file};
-use benches::{Bound, Line, Mode, finish, interleave};
+use benches::{Bound, Line, Mode, finish, interleave, wanted};
 use criterion::Criterion;
 use device::dma::{Dma, DmaGuard};
 use device::tracker::{TrackerConfig, Written};
@@ -370,6 +370,9 @@ fn criterion(criterion: &mut Criterion) {
 }
 
 fn main() -> ExitCode {
+    if !wanted("tracker") {
+        return ExitCode::SUCCESS;
+    }
     let mode = Mode::from_args();
     let lines = report(mode);
     if mode == Mode::Table {
