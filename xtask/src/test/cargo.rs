@@ -1,7 +1,5 @@
 //! The parts that are cargo's: formatting, lints, documentation, builds, tests.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Options;
