@@ -22,6 +22,8 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Receives a guest from `tidemark migrate` and runs it on.
     Receive(ReceiveArgs),
+    /// Serves an emulated device to a VMM.
+    Device(crate::device::DeviceArgs),
 }
 
 /// Where the other side is.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod device;
 mod exit;
 mod migrate;
 mod progress;
@@ -21,9 +22,9 @@ fn main() -> ExitCode {
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .with_writer(std::io::stderr)
         .init();
-    let done = match cli.command {
-        Command::Migrate(args) => migrate::run(&args),
-        Command::Receive(args) => receive::run(&args),
-    };
-    exit::report(done)
+    match cli.command {
+        Command::Device(args) => device::run(args),
+        Command::Migrate(args) => exit::report(migrate::run(&args)),
+        Command::Receive(args) => exit::report(receive::run(&args)),
+    }
 }
