@@ -1,29 +1,30 @@
-//! `tidemark`: the one program that people type. (Temporary: only `device`.)
+//! `tidemark`: what people type. Reads arguments, calls the crates that do the work, prints.
 
+#![forbid(unsafe_code)]
+
+mod args;
 mod device;
+mod exit;
+mod migrate;
+mod progress;
+mod receive;
+mod size;
+mod summary;
 
-use clap::{Parser, Subcommand};
+use args::{Cli, Command};
+use clap::Parser;
 use std::process::ExitCode;
-
-#[derive(Parser)]
-#[command(name = "tidemark", version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Serve an emulated device to a VMM
-    Device(device::DeviceArgs),
-}
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    let cli = Cli::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .with_writer(std::io::stderr)
         .init();
-    match Cli::parse().command {
+    match cli.command {
         Command::Device(args) => device::run(args),
+        Command::Migrate(args) => exit::report(migrate::run(&args)),
+        Command::Receive(args) => exit::report(receive::run(&args)),
     }
 }

@@ -15,7 +15,7 @@ const CHUNK: usize = 1 << 20;
 /// How many differing pages are named.
 const EXAMPLES: usize = 8;
 
-fn dump_path(folder: &Path) -> PathBuf {
+pub(super) fn dump_path(folder: &Path) -> PathBuf {
     folder.join("destination.ram")
 }
 
