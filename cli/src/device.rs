@@ -170,7 +170,8 @@ fn open(args: &VfioUserArgs) -> Result<(File, Arc<BlkDevice>)> {
         .map_err(|error| BlkError::Open {
             path: args.disk.clone(),
             error,
-        })?;
+        })
+        .context("a file or block device that exists was expected for --disk")?;
     let disk = file.try_clone().context("cannot keep the disk open")?;
     let options = BlkOptions {
         queues: args.queues,

@@ -94,8 +94,8 @@ fn event() -> Result<File, Box<dyn Error>> {
 /// Interrupts since the last time.
 fn count(mut event: &File) -> u64 {
     let mut counter = [0; 8];
-    match event.read(&mut counter) {
-        Ok(_) => u64::from_ne_bytes(counter),
+    match event.read_exact(&mut counter) {
+        Ok(()) => u64::from_ne_bytes(counter),
         Err(_) => 0,
     }
 }
