@@ -111,9 +111,8 @@ impl Disk for Shared {
 
 /// Sector `n` begins with `n`, so that a wrong one shows.
 pub(super) fn pattern(sectors: u64) -> Vec<u8> {
-    (0..sectors)
-        .flat_map(|n| n.to_le_bytes().into_iter().cycle().take(512))
-        .collect()
+    let sectors: Vec<_> = (0..sectors).map(|n| n.to_le_bytes().repeat(64)).collect();
+    sectors.concat()
 }
 
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use super::bed::wire::{IN, IOERR, OK, OUT};
 use super::bed::{Bed, HEADER, IN_AT, OUT_AT, SECTORS, STATUS, UNTOUCHED, pattern};
 use crate::queue::test_ring::{INDIRECT, NEXT, TestRing, WRITE};
-use crate::virtio::QueueError;
+use crate::virtio::{QueueError, VirtioDevice};
 use proptest::prelude::*;
 use spec::queue_state::QueueState;
 
@@ -163,4 +163,38 @@ proptest! {
         }
         prop_assert_eq!(bed.guest.read(canary, 4096), [UNTOUCHED; 4096]);
     }
+}
+
+/// 32 chains of the longest indirect table, all empty: taken in small steps, and all answered.
+#[test]
+fn long_tables_of_nothing_end_a_step_early() {
+    let mut bed = Bed::new();
+    let mut table = Vec::new();
+    for next in 1..=65535u16 {
+        // Header and status stand at the end.
+        let (at, len, flags) = match next {
+            65534 => (HEADER, 16u32, NEXT),
+            65535 => (STATUS, 1, WRITE),
+            _ => (0, 0, NEXT),
+        };
+        table.extend(at.to_le_bytes());
+        table.extend(len.to_le_bytes());
+        table.extend(flags.to_le_bytes());
+        table.extend(next.to_le_bytes());
+    }
+    bed.guest.write(IN_AT, &table);
+    bed.header(HEADER, 4, 0);
+    for head in 0..32 {
+        let len = u32::try_from(table.len()).unwrap();
+        bed.ring().set(head, IN_AT, len, INDIRECT, 0);
+        bed.ring().offer(head);
+    }
+    let mut queue = bed.queue.take().unwrap();
+    for n in 1..=32 {
+        bed.device
+            .process(0, &mut queue, &bed.guest.dma, &mut false)
+            .unwrap();
+        assert_eq!(queue.state(), QueueState { avail: n, used: n });
+    }
+    assert_eq!(bed.status(0), OK);
 }

@@ -113,7 +113,7 @@ impl Machine {
 
     fn start(&self, queue: u16, state: QueueState) {
         let config = QueueConfig {
-            event_idx: queue % 2 == 0,
+            event_idx: queue.is_multiple_of(2),
             ..self.ring(queue).config_at(state)
         };
         self.engine.start(queue, config).unwrap();
