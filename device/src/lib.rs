@@ -5,10 +5,12 @@
 pub mod blk;
 pub mod dma;
 pub mod engine;
+pub mod function;
 pub mod pci;
 mod pool;
 pub mod queue;
 pub mod rng;
+pub mod serve;
 pub mod status;
 pub mod tracker;
 pub mod transport;

@@ -262,8 +262,12 @@ pub fn transition(state: State, event: Event) -> Result<(State, Effects), Violat
             effects.set(Effects::NOTIFY_CONFIG, changed);
             Ok((Running, effects))
         }
-        // SUS-16 "or set DEVICE_NEEDS_RESET"; DRIVER_OK is clear, so ST-7 asks for nothing (D-17).
-        (Event::ResumeFailed, Resuming { .. }) => Ok(needs_reset(state)),
+        // SUS-16 "or set DEVICE_NEEDS_RESET"; DRIVER_OK is clear, so ST-7 asks for nothing (D-17),
+        // and queues that did start must not go on (ST-5).
+        (Event::ResumeFailed, Resuming { .. }) => {
+            let (next, effects) = needs_reset(state);
+            Ok((next, effects | Effects::STOP_QUEUES))
+        }
         (
             Event::Resumed | Event::ResumeFailed,
             Reset

@@ -1,1 +1,18 @@
-//! Placeholder.
+//! Moving a guest: what a guest must offer, the stream it travels in, and pre-copy.
+//!
+//! Nothing here knows what a device is: memory, device states and dirty sources come from the
+//! [`Guest`] that moves, and go to the [`Incoming`] that it becomes.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod guest;
+pub mod observe;
+pub mod policy;
+pub mod precopy;
+pub mod receive;
+pub mod report;
+pub mod stream;
+
+pub use error::{GuestError, MigrationError};
+pub use guest::{DeviceRecord, Guest, Incoming, NamedSource, Paused};

@@ -1,1 +1,21 @@
-//! Placeholder.
+//! Where device and driver meet: the emulated bus, and the emulated guest that moves.
+
+#![forbid(unsafe_code)]
+
+mod cpu_log;
+mod emulated_bus;
+mod error;
+pub mod evidence;
+pub mod guest;
+mod in_process;
+mod incoming;
+mod machine;
+mod mover;
+
+pub use cpu_log::{CpuLog, CpuLogSource};
+pub use emulated_bus::EmulatedBus;
+pub use error::VmError;
+pub use in_process::{InProcess, migrate_in_process};
+pub use incoming::{After, Arrival};
+pub use machine::{Hosting, MarkingMode};
+pub use mover::{Move, Outcome, finish_at_home, move_guest};

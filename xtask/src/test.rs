@@ -70,11 +70,6 @@ const PARTS: &[Part] = &[
         run: cargo::unit,
     },
     Part {
-        name: "loom",
-        about: "the models of the memory orderings",
-        run: cargo::loom,
-    },
-    Part {
         name: "migrate",
         about: "the main job passes, and fails untracked",
         run: migrate::run,

@@ -266,7 +266,6 @@ mod tests {
         assert_eq!(offered(1), Some(1 << 12 | 1 << 11 | 1));
         assert_eq!(offered(2), Some(0));
         assert_eq!(offered(u32::MAX), Some(0));
-        let mut common = common;
         for (select, value, acceptable) in [
             (0, 1 << 9, false),
             (1, 1, true),

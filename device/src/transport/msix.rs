@@ -1,8 +1,8 @@
 //! MSI-X (PCI, "MSI-X Capability and Table Structure") and who is told through which vector.
 
 use super::isr::Isr;
+use super::overlay;
 use super::registers::PBA_OFFSET;
-use super::{number, overlay};
 use spec::pci::NO_VECTOR;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -250,14 +250,6 @@ impl Interrupts {
     }
 }
 
-/// Vector control of a table entry, for tests that look at the table as the driver does.
-#[cfg(test)]
-fn vector_control(interrupts: &Interrupts, vector: usize) -> u32 {
-    let mut data = [0; 4];
-    interrupts.read(vector * ENTRY + 12, &mut data);
-    number(&data).expect("four bytes")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,6 +273,13 @@ mod tests {
 
     fn taken(seen: &Seen) -> Vec<u16> {
         std::mem::take(&mut seen.0.lock().unwrap())
+    }
+
+    /// Vector control of a table entry.
+    fn vector_control(interrupts: &Interrupts, vector: usize) -> u32 {
+        let mut data = [0; 4];
+        interrupts.read(vector * 16 + 12, &mut data);
+        u32::from_le_bytes(data)
     }
 
     fn pending(interrupts: &Interrupts) -> u64 {

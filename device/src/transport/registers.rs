@@ -179,6 +179,11 @@ impl States {
     /// Queues can be set up: after FEATURES_OK, and again after a queue reset.
     pub const SET_UP: Self = Self::FEATURES_OK.union(Self::RUNNING);
 
+    /// The device configuration: once there is a driver, SUS-11 while suspended.
+    pub const DEVICE_CONFIG: Self = Self::DRIVER.union(Self::SET_UP);
+    /// Doorbells: only while the device is live (IN-1, SUS-7).
+    pub const DOORBELLS: Self = Self::RUNNING;
+
     /// The set that holds just this state.
     pub const fn of(state: State) -> Self {
         match state {

@@ -93,11 +93,7 @@ impl Tracker {
                 }
             }
             // DT-5.
-            Reg::TrackerPasid => {
-                if pasid != PasidState::Off {
-                    self.pasid = value & PASID_MASK;
-                }
-            }
+            Reg::TrackerPasid if pasid != PasidState::Off => self.pasid = value & PASID_MASK,
             Reg::TrackerAddrLow => set_half(&mut self.bitmap_addr, false, value),
             Reg::TrackerAddrHigh => set_half(&mut self.bitmap_addr, true, value),
             Reg::TrackerLengthLow => set_half(&mut self.bitmap_length, false, value),

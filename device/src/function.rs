@@ -1,0 +1,206 @@
+//! The virtio-pci function: configuration space, BARs, queues and tracker in one.
+//!
+//! This is what the front doors serve. Every access is total: whatever a guest or a socket sends,
+//! there is an answer, never a panic. A register write that starts something long posts it and
+//! returns; reads show how far it is.
+
+use crate::dma::Dma;
+use crate::engine::Engine;
+use crate::queue::QueueConfig;
+use crate::status::State;
+use crate::tracker::{Marking, TrackerConfig};
+pub use crate::transport::caps::Pasid;
+pub use crate::transport::msix::{InterruptSink, MsixOwner};
+use crate::transport::registers::{BAR0_SIZE, BAR1_SIZE};
+use crate::virtio::{QueueError, VirtioDevice};
+use inner::{Core, Machinery};
+use spec::features::Features;
+use spec::queue_state::QueueState;
+use std::sync::Arc;
+use std::time::Duration;
+
+mod inner;
+#[cfg(test)]
+mod tests;
+
+/// What a function offers beside its device type.
+#[derive(Clone, Copy, Debug)]
+pub struct FunctionConfig {
+    /// Transport and ring features offered. Bits that this implementation cannot keep are left
+    /// out, VERSION_1 is always offered. Default: all but ACCESS_PLATFORM.
+    pub features: Features,
+    /// Whether there is a memory dirty pages tracker. Default: yes.
+    pub tracker: bool,
+    /// How the tracker marks. Default: [`Marking::Bit`].
+    pub marking: Marking,
+    /// The least `gra_power` that the tracker works with (DT-4), at most 18. Default: 0.
+    pub min_gra_power: u8,
+    /// The PASID extended capability. Default: absent.
+    pub pasid: Pasid,
+    /// The PASID, 20 bits, that the function's DMA carries while PASIDs are enabled. Default: 0.
+    pub dma_pasid: u32,
+    /// How the device suspends. Default: at once, and without fail.
+    pub suspend: SuspendBehaviour,
+}
+
+impl FunctionConfig {
+    /// The features that this implementation can keep.
+    pub const SUPPORTED: Features = Features::VERSION_1
+        .union(Features::RING_INDIRECT_DESC)
+        .union(Features::RING_EVENT_IDX)
+        .union(Features::ACCESS_PLATFORM)
+        .union(Features::NOTIFICATION_DATA)
+        .union(Features::RING_RESET)
+        .union(Features::SUSPEND)
+        .union(Features::QUEUE_STATE);
+}
+
+impl Default for FunctionConfig {
+    fn default() -> Self {
+        Self {
+            features: Self::SUPPORTED.difference(Features::ACCESS_PLATFORM),
+            tracker: true,
+            marking: Marking::Bit,
+            min_gra_power: 0,
+            pasid: Pasid::Absent,
+            dma_pasid: 0,
+            suspend: SuspendBehaviour::default(),
+        }
+    }
+}
+
+/// Ways for a device to suspend that the standard allows and drivers must cope with. For tests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SuspendBehaviour {
+    /// How long the device goes on presenting DRIVER_OK after its queues have stopped.
+    pub delay: Duration,
+    /// The device sets DEVICE_NEEDS_RESET instead of SUSPEND (SUS-15).
+    pub fails: bool,
+    /// The device sets DEVICE_NEEDS_RESET instead of resuming (SUS-16).
+    pub resume_fails: bool,
+}
+
+/// What a function has counted since it was made. Requests are counted by the device types.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FunctionStats {
+    /// Times the device became suspended.
+    pub suspends: u64,
+    /// Times it ran again after that.
+    pub resumes: u64,
+    /// Resets that were finished, of either kind.
+    pub resets: u64,
+    /// Times it set DEVICE_NEEDS_RESET.
+    pub errors: u64,
+    /// Doorbell writes that reached a queue.
+    pub notifications: u64,
+    /// Interrupts handed to the sink.
+    pub interrupts: u64,
+    /// Driver writes that a rule made the device ignore: wrong width, state or value.
+    pub ignored: u64,
+}
+
+/// A virtio-pci function.
+#[derive(Debug)]
+pub struct PciFunction {
+    core: Arc<Core>,
+    dma: Arc<Dma>,
+}
+
+impl PciFunction {
+    /// A function after power-on: no memory mapped, no interrupt sink.
+    ///
+    /// It has at most 64 queues, whatever the device type says.
+    pub fn new(config: FunctionConfig, device: Arc<dyn VirtioDevice>) -> Arc<Self> {
+        let dma = Arc::new(Dma::new());
+        let core = Core::new(config, Arc::clone(&device), |events| {
+            let engine = Engine::new(device, Arc::clone(&dma), events);
+            Box::new(Real {
+                engine,
+                dma: Arc::clone(&dma),
+            })
+        });
+        Arc::new(Self { core, dma })
+    }
+    /// Reads configuration space. Bytes beyond its 4096 read 0xff.
+    pub fn config_read(&self, offset: u16, data: &mut [u8]) {
+        self.core.config_read(usize::from(offset), data);
+    }
+    /// Writes configuration space. Only writable bits change.
+    pub fn config_write(&self, offset: u16, data: &[u8]) {
+        self.core.config_write(usize::from(offset), data);
+    }
+    /// Reads BAR `bar`. An access that is not entirely within it reads 0xff.
+    pub fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
+        self.core.bar_read(bar, offset, data);
+    }
+    /// Writes BAR `bar`. An access that is not entirely within it is ignored.
+    pub fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
+        self.core.bar_write(bar, offset, data);
+    }
+    /// Bytes of BAR `bar`, 0 if there is none.
+    pub const fn bar_size(bar: u8) -> u64 {
+        match bar {
+            0 => BAR0_SIZE,
+            1 => BAR1_SIZE,
+            _ => 0,
+        }
+    }
+    /// Number of MSI-X vectors: one per queue and one for configuration changes.
+    pub fn vectors(&self) -> u16 {
+        self.core.vectors()
+    }
+    /// Guest memory as this function reaches it.
+    pub fn dma(&self) -> &Arc<Dma> {
+        &self.dma
+    }
+    /// Connects the interrupts, from now on, in place of what was connected before.
+    pub fn set_interrupts(&self, sink: Arc<dyn InterruptSink>, owner: MsixOwner) {
+        self.core.set_interrupts(sink, owner);
+    }
+    /// Starts a function level reset, and returns.
+    pub fn reset(&self) {
+        self.core.reset();
+    }
+    /// Resets, and waits until that is done. False if it was not within `timeout`.
+    pub fn reset_and_wait(&self, timeout: Duration) -> bool {
+        self.core.reset();
+        self.core.wait_for_reset(timeout)
+    }
+    /// The device configuration changed by itself: tells the driver, once it may be told (SUS-14).
+    pub fn notify_config_change(&self) {
+        self.core.notify_config_change();
+    }
+    /// Where the device is in its life.
+    pub fn state(&self) -> State {
+        self.core.state()
+    }
+    /// What was counted so far.
+    pub fn stats(&self) -> FunctionStats {
+        self.core.stats()
+    }
+}
+
+/// The queues and the door to memory.
+#[derive(Debug)]
+struct Real {
+    engine: Engine,
+    dma: Arc<Dma>,
+}
+
+impl Machinery for Real {
+    fn start(&self, index: u16, config: QueueConfig) -> Result<(), QueueError> {
+        self.engine.start(index, config)
+    }
+    fn kick(&self, index: u16) {
+        self.engine.kick(index);
+    }
+    fn stop(&self, index: u16) -> bool {
+        self.engine.stop(index)
+    }
+    fn state(&self, index: u16) -> Option<QueueState> {
+        self.engine.state(index)
+    }
+    fn set_tracker(&self, config: TrackerConfig) {
+        self.dma.set_tracker(config);
+    }
+}

@@ -1,0 +1,37 @@
+//! Who watches a migration, and who judges its switch-over.
+
+use crate::guest::Guest;
+use crate::report::RoundReport;
+
+/// Told what a migration does, and asked once whether it may be completed.
+pub trait Observer {
+    /// The sources are about to be asked what the running guest dirtied for round `round`. May
+    /// wait, and so pace the rounds.
+    fn before_round(&mut self, round: u32) {
+        let _ = round;
+    }
+    /// A round starts; `pages` pages of 4 KiB are to be sent. `last`: the guest is paused.
+    fn round_started(&mut self, round: u32, pages: u64, last: bool) {
+        let _ = (round, pages, last);
+    }
+    /// So many pages of the round have been sent.
+    fn progress(&mut self, round: u32, sent: u64) {
+        let _ = (round, sent);
+    }
+    /// The destination has acknowledged the round.
+    fn round_ended(&mut self, report: &RoundReport) {
+        let _ = report;
+    }
+    /// Both sides hold the guest and neither runs it. An error sends it back to the source; its
+    /// text says why.
+    fn switch_over(&mut self, guest: &dyn Guest) -> Result<(), String> {
+        let _ = guest;
+        Ok(())
+    }
+}
+
+/// Watches nothing and approves of everything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {}

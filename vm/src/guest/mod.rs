@@ -1,0 +1,359 @@
+//! The emulated guest: memory, block devices, and virtual CPUs that use them at full speed.
+//!
+//! Every device write changes bytes (see [`block`]), every request is written down (see
+//! [`journal`]), and every page is written by a known party (see [`PageClass`]).
+
+pub mod block;
+pub mod journal;
+mod layout;
+mod moving;
+mod saved;
+mod vcpu;
+mod workload;
+
+pub use layout::{Layout, PageClass, Place, Shape};
+pub use workload::{Pattern, Step, Walk};
+
+pub(crate) use saved::{SavedDevice, SavedVcpu, decode, encode};
+
+use crate::cpu_log::CpuLogSource;
+use crate::error::VmError;
+use crate::machine::{Hosting, Machine};
+use block::Stamp;
+use driver::Transport;
+use driver::bus::Bus;
+use driver::dirty::{DirtySource, PAGE_SIZE, TrackerSource};
+use driver::memory::DmaMemory;
+use journal::Journal;
+use migration::NamedSource;
+use spec::blk::BlkFeatures;
+use spec::features::Features;
+use spec::ring;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use vcpu::{Gate, Order, Vcpu, Wires};
+
+/// What the guest's driver wants of a device.
+fn wanted() -> Features {
+    let blk = BlkFeatures::FLUSH | BlkFeatures::MQ | BlkFeatures::SEG_MAX | BlkFeatures::BLK_SIZE;
+    Features::RING_EVENT_IDX
+        | Features::RING_INDIRECT_DESC
+        | Features::RING_RESET
+        | Features::NOTIFICATION_DATA
+        | needed()
+        | Features::from_bits_retain(blk.bits())
+}
+
+/// What a guest that is to move cannot do without.
+fn needed() -> Features {
+    Features::VERSION_1 | Features::SUSPEND | Features::QUEUE_STATE
+}
+
+/// One device as the guest's driver has it.
+#[derive(Debug)]
+struct Device {
+    transport: Arc<Transport>,
+}
+
+/// A running virtual CPU hands itself back when it stops.
+type Running = JoinHandle<(Vcpu, Result<(), VmError>)>;
+
+#[derive(Debug)]
+enum Cpus {
+    Running(Vec<Running>),
+    Stopped(Vec<Vcpu>),
+}
+
+/// A guest.
+#[derive(Debug)]
+pub struct EmulatedGuest {
+    machine: Machine,
+    devices: Vec<Device>,
+    cpus: Cpus,
+    gate: Arc<Gate>,
+    sources: Vec<NamedSource>,
+    suspended: bool,
+}
+
+/// What a guest has done so far, on this host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Requests completed.
+    pub completed: u64,
+    /// Of those, reads: each wrote a page of guest memory.
+    pub reads: u64,
+}
+
+/// A guest's counters.
+#[derive(Clone, Debug)]
+pub struct Counters(Arc<Gate>);
+
+impl Counters {
+    /// What the guest has done so far.
+    pub fn read(&self) -> Progress {
+        Progress {
+            completed: self.0.completed.load(Ordering::Relaxed),
+            reads: self.0.reads.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl EmulatedGuest {
+    /// Boots a guest: every page of memory written once, devices initialised, CPUs stopped.
+    ///
+    /// # Errors
+    /// [`VmError`] says what is wrong with the shape or with the host.
+    pub fn boot(shape: &Shape, hosting: &Hosting) -> Result<Self, VmError> {
+        let machine = Machine::build(shape, hosting)?;
+        let layout = Arc::clone(&machine.layout);
+        let mut page = [0; block::BLOCK_BYTES];
+        let mut at = layout.frames_at;
+        while at < shape.memory {
+            Stamp::empty(at / PAGE_SIZE).fill(&mut page);
+            machine.memory.write(at, &page)?;
+            at += PAGE_SIZE;
+        }
+        let mut devices = Vec::new();
+        for bus in &machine.buses {
+            let transport = transport(Arc::clone(bus) as Arc<dyn Bus>)?;
+            transport
+                .negotiate(wanted(), needed())
+                .map_err(VmError::driver("initialising a device"))?;
+            devices.push(Device { transport });
+        }
+        let mut cpus = Vec::new();
+        for place in &layout.places {
+            let device = device_of(&devices, place)?;
+            let features = device.transport.features();
+            let vcpu = Vcpu::boot(&layout, *place, &machine.memory, features)?;
+            let setup = vcpu.queue().setup(vector_of(place));
+            // The vector's receiver exists before the device can use it.
+            device.transport.bus().interrupt(vector_of(place))?;
+            device
+                .transport
+                .setup_queue(place.queue, &setup, None)
+                .map_err(VmError::driver("setting up a queue"))?;
+            cpus.push(vcpu);
+        }
+        for device in &devices {
+            let live = device.transport.driver_ok();
+            live.map_err(VmError::driver("starting a device"))?;
+        }
+        Self::assemble(machine, devices, cpus, hosting)
+    }
+
+    /// A guest from received parts; its devices are initialised up to DRIVER_OK.
+    fn assemble(
+        machine: Machine,
+        devices: Vec<Device>,
+        mut cpus: Vec<Vcpu>,
+        hosting: &Hosting,
+    ) -> Result<Self, VmError> {
+        for vcpu in &mut cpus {
+            let journal = match &hosting.evidence {
+                None => None,
+                Some(folder) => {
+                    let path = Journal::path(folder, &hosting.side, vcpu.place().vcpu);
+                    Some(Journal::create(&path)?)
+                }
+            };
+            vcpu.keep_journal(journal);
+        }
+        let shape = &machine.layout.shape;
+        let cpu_log = CpuLogSource(Arc::clone(&machine.cpu_log));
+        let mut sources = vec![NamedSource {
+            name: "cpu".to_owned(),
+            source: Box::new(cpu_log) as Box<dyn DirtySource>,
+        }];
+        for (number, device) in devices.iter().enumerate() {
+            // The bitmap is the hypervisor's: no page of the guest's memory.
+            let length = (shape.memory / PAGE_SIZE).div_ceil(8);
+            let bitmap = device.transport.bus().dma_alloc(length)?;
+            let transport = Arc::clone(&device.transport);
+            let tracker = TrackerSource::new(transport, bitmap, shape.marking.width())
+                .map_err(VmError::driver("setting up a tracker"))?;
+            sources.push(NamedSource {
+                name: format!("tracker{number}"),
+                source: Box::new(tracker),
+            });
+        }
+        Ok(Self {
+            machine,
+            devices,
+            cpus: Cpus::Stopped(cpus),
+            gate: Arc::default(),
+            sources,
+            suspended: false,
+        })
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> &Shape {
+        &self.machine.layout.shape
+    }
+
+    /// All of its memory.
+    pub fn ram(&self) -> &DmaMemory {
+        &self.machine.memory
+    }
+
+    /// Who writes which page.
+    pub fn classes(&self) -> Vec<PageClass> {
+        classes(&self.machine.layout)
+    }
+
+    /// What it has done.
+    pub fn progress(&self) -> Progress {
+        self.counters().read()
+    }
+
+    /// Its counters, to be read while somebody else holds the guest.
+    pub fn counters(&self) -> Counters {
+        Counters(Arc::clone(&self.gate))
+    }
+
+    /// Lets the virtual CPUs run. Harmless if they do.
+    ///
+    /// # Errors
+    /// [`VmError::System`] if the system has no thread, or what the bus says.
+    pub fn run(&mut self) -> Result<(), VmError> {
+        let cpus = match &mut self.cpus {
+            Cpus::Running(_) => return Ok(()),
+            Cpus::Stopped(cpus) => std::mem::take(cpus),
+        };
+        self.gate.set(Order::Run);
+        let mut running = Vec::new();
+        for mut vcpu in cpus {
+            let place = *vcpu.place();
+            let device = device_of(&self.devices, &place)?;
+            let notifier = device.transport.notifier(place.queue);
+            let wires = Wires {
+                notifier: notifier.map_err(VmError::driver("finding a doorbell"))?,
+                interrupt: device.transport.bus().interrupt(vector_of(&place))?,
+            };
+            let gate = Arc::clone(&self.gate);
+            let thread = std::thread::Builder::new().name(format!("vcpu{}", place.vcpu));
+            let spawned = thread.spawn(move || {
+                let ended = vcpu.run(&gate, &wires);
+                (vcpu, ended)
+            });
+            running.push(spawned.map_err(VmError::system("start a virtual CPU"))?);
+        }
+        self.cpus = Cpus::Running(running);
+        Ok(())
+    }
+
+    /// Runs until so many more requests have completed, or for `limit` at most; true in the first
+    /// case.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_for(&mut self, requests: u64, limit: Duration) -> Result<bool, VmError> {
+        self.run()?;
+        let begin = Instant::now();
+        let target = self.progress().completed.saturating_add(requests);
+        while self.progress().completed < target {
+            if begin.elapsed() > limit {
+                return Ok(false);
+            }
+            // A counter that the CPUs raise at every request is not worth a notification each.
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        Ok(true)
+    }
+
+    /// Stops the virtual CPUs, with or without what is in flight.
+    fn stop(&mut self, order: Order) -> Result<(), VmError> {
+        let running = match &mut self.cpus {
+            Cpus::Stopped(_) => return Ok(()),
+            Cpus::Running(running) => std::mem::take(running),
+        };
+        self.gate.set(order);
+        let mut cpus = Vec::new();
+        let mut first = Ok(());
+        for (number, thread) in running.into_iter().enumerate() {
+            match thread.join() {
+                Ok((vcpu, ended)) => {
+                    cpus.push(vcpu);
+                    first = first.and(ended);
+                }
+                Err(_) => {
+                    first = first.and(Err(VmError::Vcpu {
+                        vcpu: number,
+                        why: "it panicked".to_owned(),
+                    }));
+                }
+            }
+        }
+        self.cpus = Cpus::Stopped(cpus);
+        first
+    }
+
+    /// Submits nothing more, waits until every request has completed, and stops the CPUs.
+    ///
+    /// # Errors
+    /// What a virtual CPU met.
+    pub fn drain(&mut self) -> Result<(), VmError> {
+        // Stopped CPUs may have left requests in flight.
+        self.run()?;
+        self.stop(Order::Drain)
+    }
+
+    fn stopped(&self, operation: &'static str) -> Result<&[Vcpu], VmError> {
+        match &self.cpus {
+            Cpus::Stopped(cpus) => Ok(cpus),
+            Cpus::Running(_) => Err(VmError::Wrong {
+                is: "running",
+                operation,
+            }),
+        }
+    }
+}
+
+impl Drop for EmulatedGuest {
+    fn drop(&mut self) {
+        // Threads that go on would use a device that is going away.
+        if let Err(error) = self.stop(Order::Pause) {
+            tracing::debug!(%error, "stopping a guest that is dropped");
+        }
+    }
+}
+
+fn transport(bus: Arc<dyn Bus>) -> Result<Arc<Transport>, VmError> {
+    let transport = Transport::new(bus).map_err(VmError::driver("finding a device"))?;
+    Ok(Arc::new(transport))
+}
+
+/// Vector 0 is left to configuration changes.
+fn vector_of(place: &Place) -> u16 {
+    place.queue.saturating_add(1)
+}
+
+fn device_of<'d>(devices: &'d [Device], place: &Place) -> Result<&'d Device, VmError> {
+    devices
+        .get(usize::from(place.device))
+        .ok_or_else(|| VmError::shape("devices", "one for each virtual CPU", devices.len()))
+}
+
+/// Who writes which page of a guest laid out like this.
+pub(crate) fn classes(layout: &Layout) -> Vec<PageClass> {
+    let size = layout.shape.queue_size;
+    let rings: Vec<(u64, u64)> = layout
+        .places
+        .iter()
+        .filter_map(|place| Some((used_at(place.ring, size)?, ring::used_bytes(size))))
+        .collect();
+    layout.classes(&rings)
+}
+
+/// Where the driver puts the used ring of a queue at `ring`: asked of the driver itself, by means
+/// of a queue in memory of its own.
+fn used_at(ring: u64, size: u16) -> Option<u64> {
+    let bytes = driver::queue::SplitQueue::bytes_needed(size);
+    let file = crate::emulated_bus::memory_file("tidemark-probe", bytes).ok()?;
+    let memory = DmaMemory::from_file(&file, 0, bytes, ring).ok()?;
+    let queue = driver::queue::SplitQueue::new(memory, size, Features::VERSION_1).ok()?;
+    Some(queue.setup(0).device)
+}

@@ -1,0 +1,190 @@
+//! The guest as migration sees it, and how it is put together again elsewhere.
+
+use super::vcpu::{Order, Vcpu};
+use super::{
+    Cpus, Device, EmulatedGuest, SavedDevice, SavedVcpu, decode, device_of, encode, transport,
+    vector_of,
+};
+use crate::error::VmError;
+use crate::machine::{Hosting, Machine};
+use driver::bus::Bus;
+use driver::memory::DmaMemory;
+use driver::{state, suspend};
+use migration::{DeviceRecord, Guest, GuestError, NamedSource, Paused};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often the guest is let go again because it had nothing in flight.
+const RETRIES: u32 = 20;
+/// How long a device may take to suspend or to resume.
+const SUSPEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much a guest is to do before another attempt.
+const AGAIN: u64 = 200;
+
+fn failed(doing: &str) -> impl FnOnce(VmError) -> GuestError {
+    move |error| GuestError::new(doing, error)
+}
+
+impl EmulatedGuest {
+    fn in_flight(&self) -> Result<u64, VmError> {
+        let mut sum = 0;
+        for vcpu in self.stopped("count what is in flight")? {
+            sum += u64::from(vcpu.in_flight()?);
+        }
+        Ok(sum)
+    }
+
+    fn try_pause(&mut self) -> Result<Paused, VmError> {
+        let begin = Instant::now();
+        let mut retries = 0;
+        let in_flight = loop {
+            self.stop(Order::Pause)?;
+            let in_flight = self.in_flight()?;
+            if in_flight > 0 || retries == RETRIES {
+                break in_flight;
+            }
+            retries += 1;
+            self.run_for(AGAIN, Duration::from_secs(1))?;
+        };
+        // Set first: whatever fails from here on is undone by a resume.
+        self.suspended = true;
+        for device in &self.devices {
+            suspend::suspend(&device.transport, SUSPEND_TIMEOUT)
+                .map_err(VmError::driver("suspending a device"))?;
+        }
+        Ok(Paused {
+            in_flight,
+            carried: self.in_flight()?,
+            retries,
+            elapsed: begin.elapsed(),
+        })
+    }
+
+    fn try_resume(&mut self) -> Result<(), VmError> {
+        if std::mem::take(&mut self.suspended) {
+            for device in &self.devices {
+                suspend::resume(&device.transport, SUSPEND_TIMEOUT)
+                    .map_err(VmError::driver("resuming a device"))?;
+            }
+        }
+        self.run()
+    }
+
+    fn try_save(&self) -> Result<Vec<DeviceRecord>, VmError> {
+        let cpus: Vec<SavedVcpu> = self.stopped("save it")?.iter().map(Vcpu::save).collect();
+        let mut records = vec![DeviceRecord {
+            id: 0,
+            state: encode("the CPU", &cpus)?,
+        }];
+        for (id, device) in (1..).zip(&self.devices) {
+            let state = state::save(&device.transport);
+            let state = state.map_err(VmError::driver("saving a device"))?;
+            records.push(DeviceRecord {
+                id,
+                state: encode("a device", &SavedDevice::from(&state))?,
+            });
+        }
+        Ok(records)
+    }
+
+    /// Puts a guest together from its memory and its states; devices are restored up to, not
+    /// including, DRIVER_OK. The states come from outside.
+    pub(crate) fn restore(
+        machine: Machine,
+        records: &[DeviceRecord],
+        hosting: &Hosting,
+    ) -> Result<Self, VmError> {
+        let layout = Arc::clone(&machine.layout);
+        let state_of = |id: u32, what: &str| {
+            let mut found = records.iter().filter(|record| record.id == id);
+            match (found.next(), found.next()) {
+                (Some(record), None) => Ok(record.state.as_slice()),
+                _ => Err(VmError::BadState {
+                    what: what.to_owned(),
+                    why: format!("expected exactly one record {id}"),
+                }),
+            }
+        };
+        if records.len() != machine.buses.len() + 1 {
+            return Err(VmError::BadState {
+                what: "the guest".to_owned(),
+                why: format!(
+                    "expected {} records, got {}",
+                    machine.buses.len() + 1,
+                    records.len()
+                ),
+            });
+        }
+        let saved: Vec<SavedVcpu> = decode("the CPU", state_of(0, "the CPU")?)?;
+        if saved.len() != layout.places.len() {
+            return Err(VmError::BadState {
+                what: "the CPU".to_owned(),
+                why: format!(
+                    "expected {} of them, got {}",
+                    layout.places.len(),
+                    saved.len()
+                ),
+            });
+        }
+        let mut devices = Vec::new();
+        for (id, bus) in (1..).zip(&machine.buses) {
+            let saved: SavedDevice = decode("a device", state_of(id, "a device")?)?;
+            let transport = transport(Arc::clone(bus) as Arc<dyn Bus>)?;
+            state::restore(&transport, &(&saved).into())
+                .map_err(VmError::driver("restoring a device"))?;
+            devices.push(Device { transport });
+        }
+        let mut cpus = Vec::new();
+        for (place, saved) in layout.places.iter().zip(&saved) {
+            let device = device_of(&devices, place)?;
+            device.transport.bus().interrupt(vector_of(place))?;
+            let features = device.transport.features();
+            cpus.push(Vcpu::restore(
+                &layout,
+                *place,
+                &machine.memory,
+                features,
+                saved,
+            )?);
+        }
+        Self::assemble(machine, devices, cpus, hosting)
+    }
+
+    /// Makes restored devices live and runs the guest.
+    pub(crate) fn go_live(&mut self) -> Result<(), VmError> {
+        for device in &self.devices {
+            let live = device.transport.driver_ok();
+            live.map_err(VmError::driver("starting a device"))?;
+        }
+        self.run()
+    }
+}
+
+impl Guest for EmulatedGuest {
+    fn describe(&self) -> Vec<u8> {
+        encode("the guest's shape", self.shape()).unwrap_or_default()
+    }
+
+    fn memory(&self) -> Vec<DmaMemory> {
+        vec![self.ram().clone()]
+    }
+
+    fn sources(&mut self) -> &mut [NamedSource] {
+        &mut self.sources
+    }
+
+    fn pause(&mut self) -> Result<Paused, GuestError> {
+        self.try_pause().map_err(failed("pausing the guest"))
+    }
+
+    fn resume(&mut self) -> Result<(), GuestError> {
+        self.try_resume().map_err(failed("resuming the guest"))
+    }
+
+    fn save(&mut self) -> Result<Vec<DeviceRecord>, GuestError> {
+        if !matches!(self.cpus, Cpus::Stopped(_)) || !self.suspended {
+            return Err(GuestError("saving the guest: it is not paused".to_owned()));
+        }
+        self.try_save().map_err(failed("saving the guest"))
+    }
+}

@@ -1,0 +1,509 @@
+//! One virtual CPU: keeps its queue full, checks what it reads, and writes everything down.
+
+use super::block::{BLOCK_BYTES, Page, Stamp};
+use super::journal::{Entry, Event, Journal};
+use super::layout::{HEADER_BYTES, Layout, Place};
+use super::saved::{SavedRequest, SavedVcpu};
+use super::workload::Walk;
+use crate::error::VmError;
+use driver::bus::Interrupt;
+use driver::dirty::PAGE_SIZE;
+use driver::memory::DmaMemory;
+use driver::queue::SplitQueue;
+use driver::transport::Notifier;
+use spec::blk::{RequestHeader, SECTOR_SIZE, request, status};
+use spec::features::Features;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use zerocopy::IntoBytes;
+
+const PAGE_LEN: u32 = 4096;
+const SECTORS: u64 = PAGE_SIZE / SECTOR_SIZE;
+/// How long a virtual CPU waits for an interrupt before it looks for itself.
+const INTERRUPT_WAIT: Duration = Duration::from_millis(20);
+/// How long a device may take for the last requests.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// No device writes this: tells a status that was never written.
+const STATUS_NONE: u8 = 0xff;
+
+/// What the virtual CPUs are to do; shared by all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    order: AtomicU8,
+    /// Requests completed by all of them together.
+    pub(crate) completed: AtomicU64,
+    /// Reads completed: how often a device wrote a frame.
+    pub(crate) reads: AtomicU64,
+}
+
+/// An order to the virtual CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Full speed.
+    Run,
+    /// Fill the queue once more and stop, leaving requests in flight.
+    Pause,
+    /// Submit nothing more, wait until everything has completed, and stop.
+    Drain,
+}
+
+impl Gate {
+    pub(crate) fn set(&self, order: Order) {
+        let byte = match order {
+            Order::Run => 0,
+            Order::Pause => 1,
+            Order::Drain => 2,
+        };
+        self.order.store(byte, Ordering::Release);
+    }
+
+    fn order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Run,
+            1 => Order::Pause,
+            _ => Order::Drain,
+        }
+    }
+}
+
+/// A virtual CPU that is not running.
+#[derive(Debug)]
+pub(crate) struct Vcpu {
+    place: Place,
+    layout: Arc<Layout>,
+    /// All of guest memory, every store logged.
+    memory: DmaMemory,
+    queue: SplitQueue,
+    walk: Walk,
+    next_id: u64,
+    slots: Vec<Option<SavedRequest>>,
+    free: Vec<u16>,
+    busy_blocks: Vec<bool>,
+    busy_frames: Vec<bool>,
+    journal: Option<Journal>,
+}
+
+/// What a virtual CPU has of its device while it runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Wires {
+    pub(crate) notifier: Notifier,
+    pub(crate) interrupt: Arc<dyn Interrupt>,
+}
+
+impl Vcpu {
+    /// A virtual CPU at boot; its ring is zeroed memory.
+    pub(crate) fn boot(
+        layout: &Arc<Layout>,
+        place: Place,
+        memory: &DmaMemory,
+        features: Features,
+    ) -> Result<Self, VmError> {
+        let shape = &layout.shape;
+        let seed = shape.seed ^ super::block::splitmix(place.vcpu);
+        let walk = Walk::new(shape.pattern, place.frames, shape.writes_percent, seed)?;
+        let ring = memory.slice(place.ring, SplitQueue::bytes_needed(shape.queue_size))?;
+        let queue = SplitQueue::new(ring, shape.queue_size, features)
+            .map_err(VmError::driver("making a queue"))?;
+        let statuses = vec![STATUS_NONE; usize::from(shape.depth)];
+        memory.write(place.statuses, &statuses)?;
+        Self::assemble(layout, place, memory, queue, walk, 0, &[])
+    }
+
+    /// A virtual CPU that goes on elsewhere, over memory with the same contents.
+    pub(crate) fn restore(
+        layout: &Arc<Layout>,
+        place: Place,
+        memory: &DmaMemory,
+        features: Features,
+        saved: &SavedVcpu,
+    ) -> Result<Self, VmError> {
+        saved.walk.check(place.frames)?;
+        let shape = &layout.shape;
+        let ring = memory.slice(place.ring, SplitQueue::bytes_needed(shape.queue_size))?;
+        let state = saved.ring();
+        let queue = SplitQueue::resume(ring, shape.queue_size, features, &state)
+            .map_err(VmError::driver("restoring a queue"))?;
+        let bad = |why: String| VmError::BadState {
+            what: format!("virtual CPU {}", place.vcpu),
+            why,
+        };
+        // Every chain names a request and every request has a chain.
+        let mut tokens: Vec<u64> = state.chains.iter().map(|chain| chain.token).collect();
+        let mut slots: Vec<u64> = saved.requests.iter().map(|r| u64::from(r.slot)).collect();
+        tokens.sort_unstable();
+        slots.sort_unstable();
+        if tokens != slots {
+            return Err(bad(
+                "the ring and the requests in flight do not agree".to_owned()
+            ));
+        }
+        Self::assemble(
+            layout,
+            place,
+            memory,
+            queue,
+            saved.walk,
+            saved.next_id,
+            &saved.requests,
+        )
+    }
+
+    fn assemble(
+        layout: &Arc<Layout>,
+        place: Place,
+        memory: &DmaMemory,
+        queue: SplitQueue,
+        walk: Walk,
+        next_id: u64,
+        requests: &[SavedRequest],
+    ) -> Result<Self, VmError> {
+        let depth = layout.shape.depth;
+        let mut vcpu = Self {
+            place,
+            layout: Arc::clone(layout),
+            memory: memory.clone(),
+            queue,
+            walk,
+            next_id,
+            slots: vec![None; usize::from(depth)],
+            free: Vec::new(),
+            busy_blocks: vec![false; index(place.blocks)],
+            busy_frames: vec![false; index(place.frames)],
+            journal: None,
+        };
+        for request in requests {
+            let slot = vcpu.slots.get_mut(usize::from(request.slot));
+            let block = vcpu.busy_blocks.get_mut(index(request.block));
+            let frame = vcpu.busy_frames.get_mut(index(request.frame));
+            match (slot, block, frame) {
+                (Some(slot @ None), Some(block @ false), Some(frame)) => {
+                    *slot = Some(*request);
+                    *block = true;
+                    *frame |= !request.write;
+                }
+                _ => {
+                    return Err(VmError::BadState {
+                        what: format!("virtual CPU {}", place.vcpu),
+                        why: format!("request {} cannot be in flight", request.id),
+                    });
+                }
+            }
+        }
+        vcpu.free = (0..depth)
+            .filter(|slot| matches!(vcpu.slots.get(usize::from(*slot)), Some(None)))
+            .rev()
+            .collect();
+        Ok(vcpu)
+    }
+
+    pub(crate) fn keep_journal(&mut self, journal: Option<Journal>) {
+        self.journal = journal;
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(crate) fn queue(&self) -> &SplitQueue {
+        &self.queue
+    }
+
+    /// Requests made available that the device has not used.
+    pub(crate) fn in_flight(&self) -> Result<u16, VmError> {
+        let used_idx = self.queue.setup(0).device + 2;
+        let used = self.memory.load_u16(used_idx, Ordering::Acquire)?;
+        Ok(self.queue.published().wrapping_sub(used))
+    }
+
+    /// Its state; what it last knew of blocks is in guest memory.
+    pub(crate) fn save(&self) -> SavedVcpu {
+        let requests = self.slots.iter().flatten().copied().collect();
+        SavedVcpu::new(self.walk, self.next_id, requests, self.queue.state())
+    }
+
+    /// Runs until told otherwise.
+    pub(crate) fn run(&mut self, gate: &Gate, wires: &Wires) -> Result<(), VmError> {
+        self.silence()?;
+        // Whoever comes back from a pause may have missed notifications both ways.
+        self.ring_bell(wires)?;
+        let mut order = Order::Run;
+        while order == Order::Run {
+            order = gate.order();
+            let reaped = self.reap(gate)?;
+            let submitted = if order == Order::Drain {
+                0
+            } else {
+                self.fill()?
+            };
+            if submitted > 0 && self.publish()? {
+                self.ring_bell(wires)?;
+            }
+            if order == Order::Run && reaped == 0 && submitted == 0 {
+                self.wait(wires)?;
+            }
+        }
+        if order == Order::Drain {
+            self.drain(gate, wires)?;
+        }
+        match &mut self.journal {
+            Some(journal) => journal.flush(),
+            None => Ok(()),
+        }
+    }
+
+    fn drain(&mut self, gate: &Gate, wires: &Wires) -> Result<(), VmError> {
+        let mut last = Instant::now();
+        while self.queue.in_flight() > 0 {
+            if self.reap(gate)? > 0 {
+                last = Instant::now();
+                continue;
+            }
+            if last.elapsed() > DRAIN_TIMEOUT {
+                // What is missing shows in the journal: the judge reports it as lost.
+                tracing::error!(in_flight = self.queue.in_flight(), "the device is silent");
+                return Ok(());
+            }
+            self.wait(wires)?;
+        }
+        Ok(())
+    }
+
+    fn silence(&mut self) -> Result<(), VmError> {
+        let done = self.queue.disable_interrupts();
+        done.map_err(VmError::driver("disabling interrupts"))
+    }
+
+    fn wait(&mut self, wires: &Wires) -> Result<(), VmError> {
+        let ready = self.queue.enable_interrupts();
+        if !ready.map_err(VmError::driver("enabling interrupts"))? {
+            wires.interrupt.wait(INTERRUPT_WAIT);
+        }
+        self.silence()
+    }
+
+    fn publish(&mut self) -> Result<bool, VmError> {
+        let wanted = self.queue.publish();
+        wanted.map_err(VmError::driver("making buffers available"))
+    }
+
+    fn ring_bell(&self, wires: &Wires) -> Result<(), VmError> {
+        let told = wires.notifier.notify(self.queue.published());
+        told.map_err(VmError::driver("notifying the device"))
+    }
+
+    /// Takes what has completed; returns how many.
+    fn reap(&mut self, gate: &Gate) -> Result<u64, VmError> {
+        let (mut count, mut reads) = (0, 0);
+        while let Some(used) = self
+            .queue
+            .reap()
+            .map_err(VmError::driver("taking a used buffer"))?
+        {
+            let slot = u16::try_from(used.token).unwrap_or(u16::MAX);
+            let request = self.slots.get_mut(usize::from(slot)).and_then(Option::take);
+            let Some(request) = request else {
+                return Err(VmError::Vcpu {
+                    vcpu: index(self.place.vcpu),
+                    why: format!("slot {slot} completed and was not in flight"),
+                });
+            };
+            self.free.push(slot);
+            set(&mut self.busy_blocks, request.block, false);
+            let event = self.judge(&request)?;
+            if !request.write {
+                set(&mut self.busy_frames, request.frame, false);
+                reads += 1;
+            }
+            self.note(event, &request)?;
+            count += 1;
+        }
+        if count > 0 {
+            gate.completed.fetch_add(count, Ordering::Relaxed);
+            gate.reads.fetch_add(reads, Ordering::Relaxed);
+        }
+        Ok(count)
+    }
+
+    fn judge(&mut self, request: &SavedRequest) -> Result<Event, VmError> {
+        let at = self.place.statuses + u64::from(request.slot);
+        if self.memory.load_u8(at, Ordering::Relaxed)? != status::OK {
+            return Ok(Event::Failed);
+        }
+        if request.write {
+            // Only an acknowledged write counts: this table is what later reads are held to.
+            let entry = self.place.sequences + request.block * 4;
+            self.memory
+                .store_u32(entry, request.sequence, Ordering::Relaxed)?;
+            return Ok(Event::Completed);
+        }
+        let mut page: Page = [0; BLOCK_BYTES];
+        self.memory
+            .read(self.layout.frame(&self.place, request.frame), &mut page)?;
+        let held = self.stamp(request.block, request.sequence).matches(&page);
+        Ok(if held {
+            Event::Completed
+        } else {
+            Event::Corrupt
+        })
+    }
+
+    /// Submits requests until the depth is reached; returns how many.
+    fn fill(&mut self) -> Result<u64, VmError> {
+        let mut count = 0;
+        while let Some(slot) = self.free.last().copied() {
+            let Some(request) = self.choose(slot)? else {
+                break;
+            };
+            self.submit(&request)?;
+            self.free.pop();
+            set(&mut self.busy_blocks, request.block, true);
+            if !request.write {
+                set(&mut self.busy_frames, request.frame, true);
+            }
+            if let Some(place) = self.slots.get_mut(usize::from(slot)) {
+                *place = Some(request);
+            }
+            let event = if request.write {
+                Event::WriteSubmitted
+            } else {
+                Event::ReadSubmitted
+            };
+            self.note(event, &request)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// What to do next. Blocks and frames in use are passed over. A frame that holds the block
+    /// already is a hit in the page cache: the frame's other block is read instead, so every read
+    /// changes the frame.
+    fn choose(&mut self, slot: u16) -> Result<Option<SavedRequest>, VmError> {
+        let step = self.walk.step();
+        let (frames, blocks) = (self.place.frames, self.place.blocks);
+        // At most `depth` frames and blocks are in use, and there are four times as many of each.
+        for probe in 0..u64::from(self.layout.shape.depth) * 4 {
+            let frame = (step.frame + probe) % frames;
+            let first = frame % blocks;
+            if step.write {
+                if get(&self.busy_blocks, first) {
+                    continue;
+                }
+                let sequence = self.sequence(first)?.wrapping_add(1);
+                return Ok(Some(self.request(slot, true, first, frame, sequence)));
+            }
+            if get(&self.busy_frames, frame) {
+                continue;
+            }
+            let held = self.held(frame)?;
+            for block in [first, (first + blocks / 2) % blocks] {
+                let sequence = self.sequence(block)?;
+                let stamp = self.stamp(block, sequence);
+                let hit = held == (stamp.block, u64::from(stamp.sequence));
+                if !hit && !get(&self.busy_blocks, block) {
+                    return Ok(Some(self.request(slot, false, block, frame, sequence)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn request(
+        &mut self,
+        slot: u16,
+        write: bool,
+        block: u64,
+        frame: u64,
+        sequence: u32,
+    ) -> SavedRequest {
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(1);
+        SavedRequest {
+            slot,
+            id,
+            write,
+            block,
+            frame,
+            sequence,
+        }
+    }
+
+    fn submit(&mut self, request: &SavedRequest) -> Result<(), VmError> {
+        let slot = u64::from(request.slot);
+        let kind = if request.write {
+            request::OUT
+        } else {
+            request::IN
+        };
+        let header = RequestHeader {
+            request_type: kind.into(),
+            reserved: 0.into(),
+            sector: (self.disk_block(request.block) * SECTORS).into(),
+        };
+        let header_at = self.place.headers + slot * HEADER_BYTES;
+        self.memory.write(header_at, header.as_bytes())?;
+        let header = (header_at, 16);
+        let status = (self.place.statuses + slot, 1);
+        let added = if request.write {
+            let buffer = self.place.buffers + slot * PAGE_SIZE;
+            let mut page: Page = [0; BLOCK_BYTES];
+            self.stamp(request.block, request.sequence).fill(&mut page);
+            self.memory.write(buffer, &page)?;
+            self.queue
+                .add(&[header, (buffer, PAGE_LEN)], &[status], slot)
+        } else {
+            let frame = self.layout.frame(&self.place, request.frame);
+            self.queue
+                .add(&[header], &[(frame, PAGE_LEN), status], slot)
+        };
+        added.map_err(VmError::driver("adding a request"))
+    }
+
+    fn disk_block(&self, block: u64) -> u64 {
+        block * u64::from(self.layout.shape.queues) + u64::from(self.place.queue)
+    }
+
+    fn stamp(&self, block: u64, sequence: u32) -> Stamp {
+        Stamp::of(self.place.device, self.disk_block(block), sequence)
+    }
+
+    fn sequence(&self, block: u64) -> Result<u32, VmError> {
+        let entry = self.place.sequences + block * 4;
+        Ok(self.memory.load_u32(entry, Ordering::Relaxed)?)
+    }
+
+    fn held(&self, frame: u64) -> Result<(u64, u64), VmError> {
+        let mut first = [0; 16];
+        self.memory
+            .read(self.layout.frame(&self.place, frame), &mut first)?;
+        Ok(Stamp::read(first))
+    }
+
+    fn note(&mut self, event: Event, request: &SavedRequest) -> Result<(), VmError> {
+        let block = self.disk_block(request.block);
+        match &mut self.journal {
+            Some(journal) => journal.add(Entry {
+                event,
+                id: request.id,
+                block,
+                sequence: request.sequence,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An index from a number that was checked against the memory's size.
+fn index(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+fn get(all: &[bool], at: u64) -> bool {
+    all.get(index(at)).copied().unwrap_or(true)
+}
+
+fn set(all: &mut [bool], at: u64, value: bool) {
+    if let Some(slot) = all.get_mut(index(at)) {
+        *slot = value;
+    }
+}

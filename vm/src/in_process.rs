@@ -1,0 +1,96 @@
+//! A whole move within one process: two guests, two memories, one socket pair. For tests and
+//! benchmarks; `tidemark migrate` does the same with two processes.
+
+use crate::error::VmError;
+use crate::evidence::format_disk;
+use crate::guest::{EmulatedGuest, Shape};
+use crate::incoming::Arrival;
+use crate::machine::Hosting;
+use crate::mover::{Move, Outcome, move_guest};
+use migration::observe::Observer;
+use migration::policy::Policy;
+use migration::precopy::Options;
+use migration::receive::receive;
+use migration::stream::simple::Simple;
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// What to move, and how.
+#[derive(Clone, Debug)]
+pub struct InProcess {
+    /// The guest.
+    pub shape: Shape,
+    /// Page size in bytes to track with.
+    pub granularity: u64,
+    /// When to stop the guest.
+    pub policy: Policy,
+    /// Plain copies for comparison.
+    pub plain_copies: u32,
+    /// Requests before the move.
+    pub before: u64,
+    /// Requests at the destination.
+    pub after: u64,
+}
+
+/// Moves a guest; disks and evidence go to `folder`, which should be empty.
+///
+/// # Errors
+/// [`VmError`] if the guest cannot even be started. What happens to a move stands in the outcome.
+pub fn migrate_in_process(
+    plan: &InProcess,
+    folder: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, VmError> {
+    let mut disks: Vec<PathBuf> = Vec::new();
+    for number in 0..plan.shape.devices {
+        let path = folder.join(format!("disk{number}.img"));
+        let _created = File::create(&path).map_err(VmError::file("create the disk", &path))?;
+        format_disk(&path, number, plan.shape.blocks)?;
+        disks.push(path);
+    }
+    let hosting = |side: &str| Hosting {
+        disks: disks.clone(),
+        evidence: Some(folder.to_owned()),
+        side: side.to_owned(),
+    };
+    let mut guest = EmulatedGuest::boot(&plan.shape, &hosting("source"))?;
+    guest.run_for(plan.before, Duration::from_secs(20))?;
+    let (here, there) = UnixStream::pair().map_err(VmError::system("make a socket pair"))?;
+    let cancel = AtomicBool::new(false);
+    let moving = Move {
+        options: Options {
+            policy: plan.policy,
+            granularity: plan.granularity,
+            plain_copies: plan.plain_copies,
+            cancel: &cancel,
+        },
+        evidence: folder,
+        disks: &disks,
+    };
+    let destination = hosting("destination");
+    let (memory_max, after) = (plan.shape.memory, plan.after);
+    std::thread::scope(|scope| {
+        let arrival = scope.spawn(move || {
+            let mut arrival = Arrival::new(destination, memory_max);
+            let mut stream = Simple::destination(there);
+            match receive(&mut stream, &mut arrival) {
+                Ok(_) => arrival
+                    .finish(after, Duration::from_secs(20))
+                    .map_err(|error| error.to_string())
+                    .err(),
+                Err(migration::MigrationError::Aborted) => None,
+                Err(error) => Some(error.to_string()),
+            }
+        });
+        let mut outcome = move_guest(&mut guest, here, &moving, observer);
+        match arrival.join() {
+            Ok(None) => {}
+            Ok(Some(trouble)) => outcome.troubles.push(trouble),
+            Err(_) => outcome.troubles.push("the destination panicked".to_owned()),
+        }
+        Ok(outcome)
+    })
+}

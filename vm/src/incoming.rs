@@ -1,0 +1,146 @@
+//! A guest that arrives.
+
+use crate::error::VmError;
+use crate::evidence;
+use crate::guest::{EmulatedGuest, Shape, decode};
+use crate::machine::{Hosting, Machine};
+use driver::memory::DmaMemory;
+use migration::{DeviceRecord, GuestError, Incoming};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+/// What the destination fills memory with before anything has come.
+const POISON: u8 = 0xa5;
+const CHUNK: usize = 1 << 20;
+
+/// The place where a guest arrives, and the guest once it has.
+#[derive(Debug)]
+pub struct Arrival {
+    hosting: Hosting,
+    /// Most bytes of memory that a guest may ask for.
+    memory_max: u64,
+    machine: Option<Machine>,
+    records: Vec<DeviceRecord>,
+    guest: Option<EmulatedGuest>,
+}
+
+/// What became of the guest after its arrival; left as evidence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct After {
+    /// Requests completed here.
+    pub completed: u64,
+    /// Whether every request had completed at the end.
+    pub drained: bool,
+}
+
+impl Arrival {
+    /// A place for a guest of at most `memory_max` bytes of memory.
+    pub fn new(hosting: Hosting, memory_max: u64) -> Self {
+        Self {
+            hosting,
+            memory_max,
+            machine: None,
+            records: Vec::new(),
+            guest: None,
+        }
+    }
+
+    /// Lets the arrived guest go on for `requests` requests or `limit`, whichever comes first,
+    /// then drains it and leaves the evidence.
+    ///
+    /// # Errors
+    /// [`VmError`], also if no guest has arrived.
+    pub fn finish(&mut self, requests: u64, limit: Duration) -> Result<After, VmError> {
+        let guest = self.guest.as_mut().ok_or(VmError::Wrong {
+            is: "not there",
+            operation: "let it go on",
+        })?;
+        guest.run_for(requests, limit)?;
+        let drained = guest.drain();
+        let after = After {
+            completed: guest.progress().completed,
+            drained: drained.is_ok(),
+        };
+        if let Some(folder) = &self.hosting.evidence {
+            evidence::leave_after(folder, &after)?;
+        }
+        drained.map(|()| after)
+    }
+
+    fn try_ready(&mut self) -> Result<Duration, VmError> {
+        let machine = self.machine.take().ok_or(VmError::Wrong {
+            is: "not described",
+            operation: "put it together",
+        })?;
+        let memory = machine.memory.clone();
+        let guest = EmulatedGuest::restore(machine, &self.records, &self.hosting)?;
+        // The dump follows the restoring, so that it shows what the guest starts from.
+        let begin = Instant::now();
+        if let Some(folder) = &self.hosting.evidence {
+            evidence::dump_memory(&memory, folder)?;
+        }
+        self.guest = Some(guest);
+        Ok(begin.elapsed())
+    }
+}
+
+impl Incoming for Arrival {
+    fn prepare(&mut self, description: &[u8]) -> Result<(), GuestError> {
+        let build = || -> Result<Machine, VmError> {
+            let shape: Shape = decode("the guest's shape", description)?;
+            if shape.memory > self.memory_max {
+                return Err(VmError::shape(
+                    "memory",
+                    format!("at most {} bytes here", self.memory_max),
+                    shape.memory,
+                ));
+            }
+            Machine::build(&shape, &self.hosting)
+        };
+        self.machine = Some(build().map_err(|error| GuestError::new("making room", error))?);
+        Ok(())
+    }
+
+    fn memory(&self) -> Vec<DmaMemory> {
+        self.machine.iter().map(|m| m.memory.clone()).collect()
+    }
+
+    fn poison(&mut self) -> Result<(), GuestError> {
+        let poison = vec![POISON; CHUNK];
+        for memory in self.memory() {
+            let mut at = 0;
+            while at < memory.len() {
+                let left = usize::try_from(memory.len() - at).unwrap_or(CHUNK);
+                let part = poison.get(..left.min(CHUNK)).unwrap_or(&poison);
+                let stored = memory.write(at, part);
+                stored.map_err(|error| GuestError::new("clearing memory", error))?;
+                at += u64::try_from(part.len()).unwrap_or(u64::MAX);
+            }
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, record: DeviceRecord) -> Result<(), GuestError> {
+        let most = self.machine.as_ref().map_or(0, |m| m.buses.len() + 1);
+        if self.records.len() >= most {
+            return Err(GuestError(format!(
+                "taking the state of device {}: expected {most} states, got more",
+                record.id
+            )));
+        }
+        self.records.push(record);
+        Ok(())
+    }
+
+    fn ready(&mut self) -> Result<Duration, GuestError> {
+        self.try_ready()
+            .map_err(|error| GuestError::new("putting the guest together", error))
+    }
+
+    fn go(&mut self) -> Result<(), GuestError> {
+        let guest = self.guest.as_mut();
+        let guest = guest.ok_or_else(|| GuestError("there is no guest to run".to_owned()))?;
+        let live = guest.go_live();
+        live.map_err(|error| GuestError::new("running the guest", error))
+    }
+}

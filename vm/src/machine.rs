@@ -1,0 +1,126 @@
+//! The host's part of a guest: its memory, its disks, its functions.
+
+use crate::cpu_log::CpuLog;
+use crate::emulated_bus::{EmulatedBus, memory_file};
+use crate::error::VmError;
+use crate::guest::{Layout, Shape};
+use device::blk::{BlkDevice, BlkOptions};
+use device::function::{FunctionConfig, PciFunction};
+use device::tracker::Marking;
+use driver::dirty::PAGE_SIZE;
+use driver::dirty::harvest::HarvestWidth;
+use driver::memory::DmaMemory;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use vm_memory::Permissions;
+
+/// How devices mark the pages that they write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MarkingMode {
+    /// One bit for each page.
+    #[default]
+    Bits,
+    /// The whole byte that holds the bit.
+    Bytes,
+    /// Not at all: the negative control.
+    Off,
+}
+
+impl MarkingMode {
+    fn marking(self) -> Marking {
+        match self {
+            Self::Bits => Marking::Bit,
+            Self::Bytes => Marking::Byte,
+            Self::Off => Marking::Off,
+        }
+    }
+
+    pub(crate) fn width(self) -> HarvestWidth {
+        match self {
+            // Stores of bytes and swaps of words on one location have no defined meaning in one
+            // process: both sides use bytes then.
+            Self::Bytes => HarvestWidth::Byte,
+            Self::Bits | Self::Off => HarvestWidth::Word,
+        }
+    }
+}
+
+/// What a host gives a guest; no part of the guest, and not told to the other host.
+#[derive(Clone, Debug, Default)]
+pub struct Hosting {
+    /// The disk of each device.
+    pub disks: Vec<PathBuf>,
+    /// Where journals and other evidence go; none without.
+    pub evidence: Option<PathBuf>,
+    /// What this side is called in the evidence.
+    pub side: String,
+}
+
+/// Memory and devices, before anything runs.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) layout: Arc<Layout>,
+    /// All of memory; stores are logged.
+    pub(crate) memory: DmaMemory,
+    pub(crate) cpu_log: Arc<CpuLog>,
+    pub(crate) buses: Vec<Arc<EmulatedBus>>,
+}
+
+impl Machine {
+    /// Builds a machine. The shape may come from outside.
+    pub(crate) fn build(shape: &Shape, hosting: &Hosting) -> Result<Self, VmError> {
+        let layout = Arc::new(Layout::new(shape)?);
+        if hosting.disks.len() != usize::from(shape.devices) {
+            return Err(VmError::shape(
+                "disks",
+                format!("{} (one for each device)", shape.devices),
+                hosting.disks.len(),
+            ));
+        }
+        let file = memory_file("tidemark-guest", shape.memory)
+            .map_err(VmError::system("allocate guest memory"))?;
+        let cpu_log = CpuLog::new(shape.memory);
+        let memory = DmaMemory::from_file(&file, 0, shape.memory, 0)
+            .map_err(VmError::system("map guest memory"))?
+            .with_log(Arc::clone(&cpu_log) as Arc<dyn driver::memory::WriteLog>);
+        let mut buses = Vec::new();
+        for disk in &hosting.disks {
+            let size = std::fs::metadata(disk)
+                .map_err(VmError::file("open the disk", disk))?
+                .len();
+            let needed = shape.blocks * PAGE_SIZE;
+            if size < needed {
+                return Err(VmError::shape(
+                    "disk",
+                    format!("at least {needed} bytes in {}", disk.display()),
+                    format!("{size} bytes"),
+                ));
+            }
+            let options = BlkOptions {
+                queues: shape.queues,
+                queue_size: shape.queue_size,
+                ..BlkOptions::default()
+            };
+            let device = BlkDevice::open_path(disk, options)
+                .map_err(|error| VmError::Device(error.to_string()))?;
+            let config = FunctionConfig {
+                marking: shape.marking.marking(),
+                ..FunctionConfig::default()
+            };
+            let function = PciFunction::new(config, device);
+            function
+                .dma()
+                .map(0, shape.memory, &file, 0, Permissions::ReadWrite)
+                .map_err(|error| VmError::Device(error.to_string()))?;
+            buses.push(EmulatedBus::new(function));
+        }
+        Ok(Self {
+            layout,
+            memory,
+            cpu_log,
+            buses,
+        })
+    }
+}
