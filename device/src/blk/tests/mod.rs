@@ -51,7 +51,8 @@ fn reads_return_sectors() {
     read(&mut bed, 0, 4 << 20);
     let stats = bed.device.stats();
     assert_eq!((stats.reads, stats.errors), (7, 0));
-    assert_eq!(stats.bytes, 512 + 4096 + 512 + (6 << 20) + 512);
+    assert_eq!(stats.bytes_read, 512 + 4096 + 512 + (6 << 20) + 512);
+    assert_eq!(stats.bytes_written, 0);
 }
 
 #[test]
@@ -62,7 +63,9 @@ fn writes_reach_the_disk() {
         assert_eq!(bed.ask(OUT, sector, &data, 0), done(1));
         assert_eq!(bed.on_disk(sector, u64::from(len / 512)), data);
     }
-    assert_eq!(bed.device.stats().writes, 4);
+    let stats = bed.device.stats();
+    assert_eq!((stats.writes, stats.bytes_read), (4, 0));
+    assert_eq!(stats.bytes_written, 512 + 4096 + (4 << 20) + 512);
 }
 
 #[test]
