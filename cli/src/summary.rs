@@ -99,10 +99,7 @@ fn table(outcome: &Outcome, objections: &[String], total: Duration) {
             "memory",
             format!(
                 "{} pages compared, {} lost by the tracker, {} by the CPU's log, {} others",
-                memory.compared,
-                memory.lost_by_tracker(),
-                memory.lost_cpu,
-                memory.lost_unused
+                memory.compared, memory.lost_device, memory.lost_cpu, memory.lost_unused
             ),
         );
     }
@@ -178,7 +175,7 @@ fn object(outcome: &Outcome, objections: &[String], total: Duration) -> Value {
         "ratio_to_plain_copy": ratio,
         "device_writes": outcome.device_writes,
         "memory": outcome.memory,
-        "lost_pages": outcome.memory.as_ref().map(|m| m.lost_by_tracker()),
+        "lost_pages": outcome.memory.as_ref().map(|m| m.lost_device),
         "requests": outcome.requests,
         "requests_at_destination": outcome.after.map(|after| after.completed),
         "disk": outcome.disk,

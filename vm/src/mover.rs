@@ -77,9 +77,7 @@ impl Outcome {
             Some(memory) if memory.same() => {}
             Some(memory) => all.push(format!(
                 "{} pages lost by the tracker, {} by the CPU's log, {} that nobody writes",
-                memory.lost_by_tracker(),
-                memory.lost_cpu,
-                memory.lost_unused
+                memory.lost_device, memory.lost_cpu, memory.lost_unused
             )),
             None => all.push("the memories were not compared".to_owned()),
         }
@@ -259,7 +257,7 @@ impl Observer for Judge<'_> {
         let same = verdict.same();
         let text = format!(
             "{} of {} pages differ at the switch-over",
-            verdict.lost_by_tracker() + verdict.lost_cpu + verdict.lost_unused,
+            verdict.lost_device + verdict.lost_cpu + verdict.lost_unused,
             verdict.compared
         );
         self.memory = Some(verdict);
