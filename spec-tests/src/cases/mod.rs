@@ -1,0 +1,84 @@
+//! What is done to find out whether clauses are kept.
+
+mod common_cfg;
+mod features;
+mod init;
+mod notify_irq;
+mod pci;
+mod queue_state;
+mod reset;
+mod status;
+mod suspend;
+mod suspend_queues;
+mod tracker;
+mod tracker_limits;
+
+use crate::constants::reg;
+use crate::harness::{Absent, Bench, Judged, Stop};
+use crate::target::Variant;
+
+/// One thing that is done, and the clauses that it judges.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Name, unique in the suite.
+    pub name: &'static str,
+    /// Ids of the clauses.
+    pub clauses: &'static [&'static str],
+    /// The function that it needs.
+    pub variant: Variant,
+    /// What is done, on a function that nobody has touched.
+    pub run: fn(&Bench) -> Judged,
+}
+
+/// A case on the plain function.
+const fn plain(
+    name: &'static str,
+    clauses: &'static [&'static str],
+    run: fn(&Bench) -> Judged,
+) -> Case {
+    special(name, clauses, Variant::Plain, run)
+}
+
+/// A case on a variant.
+const fn special(
+    name: &'static str,
+    clauses: &'static [&'static str],
+    variant: Variant,
+    run: fn(&Bench) -> Judged,
+) -> Case {
+    Case {
+        name,
+        clauses,
+        variant,
+        run,
+    }
+}
+
+/// Every case.
+pub fn all() -> impl Iterator<Item = &'static Case> {
+    [
+        status::CASES,
+        reset::CASES,
+        init::CASES,
+        features::CASES,
+        suspend::CASES,
+        suspend_queues::CASES,
+        queue_state::CASES,
+        tracker::CASES,
+        tracker_limits::CASES,
+        pci::CASES,
+        common_cfg::CASES,
+        notify_irq::CASES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Not applicable if there are fewer queues than `count`.
+fn at_least_queues(bench: &Bench, count: u16) -> Result<(), Stop> {
+    if bench.get(reg::NUM_QUEUES)? >= u64::from(count) {
+        Ok(())
+    } else {
+        Err(Stop::NotApplicable(Absent::Queues(count)))
+    }
+}

@@ -1,0 +1,281 @@
+//! SUSPEND: queues, memory and notifications.
+
+use super::{Case, plain, special};
+use crate::constants::{feature, status};
+use crate::harness::{Bench, Judged, LIMIT, Live, QUIET, Stop, arose, changed_pages, demand};
+use crate::target::Variant;
+
+pub(super) const CASES: &[Case] = &[
+    plain(
+        "a:no_used_notification_while_suspended",
+        &["SUS-12"],
+        silent,
+    ),
+    plain(
+        "b:no_queue_is_touched_while_suspended",
+        &["SUS-12"],
+        queues_rest,
+    ),
+    plain(
+        "buffers_posted_while_suspended_are_used_after_the_resume",
+        &["SUS-16"],
+        catches_up,
+    ),
+    plain(
+        "a:no_buffer_is_consumed_once_suspended",
+        &["SUS-17", "S23-8"],
+        stops_under_load,
+    ),
+    plain(
+        "b:buffers_in_process_are_used_before",
+        &["SUS-17", "S23-8"],
+        drains,
+    ),
+    special(
+        "b:buffers_in_process_are_used_before_a_slow_suspend",
+        &["SUS-17"],
+        Variant::SuspendDelayed,
+        drains,
+    ),
+    plain(
+        "c:used_notifications_are_sent_before",
+        &["SUS-17"],
+        notifies_before,
+    ),
+    plain(
+        "every_request_survives_suspend_under_load",
+        &["SUS-16"],
+        nothing_is_lost,
+    ),
+    plain(
+        "memory_rests_when_suspended_before_a_request",
+        &["SUS-12"],
+        idle_rests,
+    ),
+];
+
+/// Posts as many requests as there is room for, notifies, and asks for a suspend at once.
+fn suspend_under_load(bench: &Bench, live: &mut Live) -> Result<(), Stop> {
+    for _ in 0..live.capacity() {
+        let data = bench.buffer(4096)?;
+        bench.request(live, data)?;
+    }
+    bench.kick(0)?;
+    bench.suspend()
+}
+
+/// No byte of memory changes for a while.
+fn rests(bench: &Bench, clause: &'static str) -> Result<(), Stop> {
+    let before = bench.snapshot()?;
+    let touched = bench.wait(QUIET, || Ok(bench.snapshot()? != before))?;
+    demand(
+        clause,
+        !touched,
+        "no memory changes while suspended",
+        || {
+            let after = bench.snapshot().unwrap_or_default();
+            format!(
+                "pages {:x?} changed",
+                changed_pages(&before, &after, bench.memory().iova())
+            )
+        },
+    )
+}
+
+fn silent(bench: &Bench) -> Judged {
+    bench.to_features_ok(feature::SUSPEND)?;
+    let mut live = bench.queue_zero()?;
+    let interrupt = bench.queue_vector(0, 1)?;
+    bench.enable(0, &live.ring)?;
+    bench.driver_ok()?;
+    let data = bench.buffer(512)?;
+    bench.exchange(&mut live, data)?;
+    arose(interrupt.wait(LIMIT), || {
+        "the vector does not fire while running".to_owned()
+    })?;
+    bench.suspend()?;
+    interrupt.wait(QUIET);
+    let data = bench.buffer(512)?;
+    bench.request(&mut live, data)?;
+    bench.kick(0)?;
+    demand(
+        "SUS-12",
+        !interrupt.wait(QUIET),
+        "no used buffer notification",
+        || "the queue's vector fired while suspended".to_owned(),
+    )?;
+    Ok(String::new())
+}
+
+fn queues_rest(bench: &Bench) -> Judged {
+    let mut live = bench.up_suspendable()?;
+    let data = bench.buffer(512)?;
+    bench.exchange(&mut live, data)?;
+    bench.suspend()?;
+    // A correct driver does neither: the device must not act on it all the same.
+    let data = bench.buffer(512)?;
+    bench.request(&mut live, data)?;
+    bench.kick(0)?;
+    rests(bench, "SUS-12")?;
+    Ok(String::new())
+}
+
+fn idle_rests(bench: &Bench) -> Judged {
+    let mut live = bench.up_suspendable()?;
+    bench.suspend()?;
+    let data = bench.buffer(512)?;
+    bench.request(&mut live, data)?;
+    rests(bench, "SUS-12")?;
+    bench.resume()?;
+    bench.kick(0)?;
+    arose(bench.used_all(&live)?, || {
+        "the request fails after the resume too".to_owned()
+    })?;
+    Ok(String::new())
+}
+
+fn catches_up(bench: &Bench) -> Judged {
+    let mut live = bench.up_suspendable()?;
+    bench.suspend()?;
+    let data = bench.buffer(512)?;
+    bench.request(&mut live, data)?;
+    bench.resume()?;
+    let by_itself = bench.wait(QUIET, || Ok(live.ring.used_index()? == live.ring.next))?;
+    bench.kick(0)?;
+    let done = bench.used_all(&live)? && bench.filled(data)?;
+    demand(
+        "SUS-16",
+        done,
+        "the buffer is used once the device runs and is notified",
+        || {
+            format!(
+                "used index {:?}, want {}",
+                live.ring.used_index(),
+                live.ring.next
+            )
+        },
+    )?;
+    Ok(format!("used without a new notification: {by_itself}"))
+}
+
+fn stops_under_load(bench: &Bench) -> Judged {
+    let mut live = bench.up_suspendable()?;
+    suspend_under_load(bench, &mut live)?;
+    let used = live.ring.used_index()?;
+    for clause in ["SUS-17", "S23-8"] {
+        rests(bench, clause)?;
+    }
+    Ok(format!(
+        "{used} of {} used when it was suspended",
+        live.ring.next
+    ))
+}
+
+fn drains(bench: &Bench) -> Judged {
+    let mut live = bench.up_suspendable()?;
+    let mut buffers = Vec::new();
+    for _ in 0..live.capacity() {
+        let data = bench.buffer(4096)?;
+        bench.request(&mut live, data)?;
+        buffers.push(data);
+    }
+    bench.kick(0)?;
+    bench.suspend()?;
+    let used = live.ring.used_index()?;
+    arose(used <= live.ring.next, || format!("used index {used}"))?;
+    // The heads that were used, and every buffer that the device has written to.
+    let mut heads = Vec::new();
+    for index in 0..used {
+        heads.push(live.ring.used_element(index)?.0);
+    }
+    for (slot, data) in (0_u32..).zip(&buffers) {
+        let written = bench.filled(*data)?;
+        let returned = heads.contains(&(slot * 3));
+        for clause in ["SUS-17", "S23-8"] {
+            demand(
+                clause,
+                returned || !written,
+                "what was begun is used",
+                || format!("buffer {slot} was written and is not among {used} used ones"),
+            )?;
+        }
+        arose(written || !returned, || {
+            format!("buffer {slot} was used and not written")
+        })?;
+    }
+    Ok(format!(
+        "{used} of {} used when it was suspended",
+        live.ring.next
+    ))
+}
+
+fn notifies_before(bench: &Bench) -> Judged {
+    bench.to_features_ok(feature::SUSPEND)?;
+    let mut live = bench.queue_zero()?;
+    let interrupt = bench.queue_vector(0, 1)?;
+    bench.enable(0, &live.ring)?;
+    bench.driver_ok()?;
+    // The suspend may come before the first buffer was consumed: try until it does not.
+    for _ in 0..20 {
+        let before = live.ring.used_index()?;
+        interrupt.wait(std::time::Duration::ZERO);
+        let data = bench.buffer(512)?;
+        bench.request(&mut live, data)?;
+        bench.kick(0)?;
+        bench.suspend()?;
+        let fired = interrupt.wait(QUIET);
+        let used = live.ring.used_index()?.wrapping_sub(before);
+        if used > 0 {
+            demand(
+                "SUS-17",
+                fired,
+                "the notification of what was used, before SUSPEND",
+                || format!("{used} buffers used and no notification"),
+            )?;
+            return Ok(String::new());
+        }
+        bench.resume()?;
+        bench.kick(0)?;
+        arose(bench.used_all(&live)?, || {
+            "the request was not carried out".to_owned()
+        })?;
+    }
+    Err(Stop::Inconclusive(
+        "nothing was ever used between kick and suspend".to_owned(),
+    ))
+}
+
+fn nothing_is_lost(bench: &Bench) -> Judged {
+    let mut live = bench.up_suspendable()?;
+    let mut caught = 0_u32;
+    for _ in 0..8 {
+        let mut buffers = Vec::new();
+        for _ in 0..8.min(live.capacity()) {
+            let data = bench.buffer(4096)?;
+            bench.request(&mut live, data)?;
+            buffers.push(data);
+        }
+        bench.kick(0)?;
+        bench.suspend()?;
+        caught += u32::from(live.ring.used_index()? != live.ring.next);
+        bench.resume()?;
+        bench.kick(0)?;
+        let done = bench.used_all(&live)?;
+        demand("SUS-16", done, "every buffer is used in the end", || {
+            format!(
+                "used index {:?}, want {}",
+                live.ring.used_index(),
+                live.ring.next
+            )
+        })?;
+        for data in buffers {
+            let filled = bench.filled(data)?;
+            demand("SUS-16", filled, "every buffer is written", || {
+                format!("{data:x?} is not")
+            })?;
+        }
+    }
+    let shown = bench.status()?;
+    arose(shown == status::RUNNING, || format!("status {shown:#04x}"))?;
+    Ok(format!("{caught} of 8 suspends came with buffers left"))
+}

@@ -1,0 +1,182 @@
+//! A running queue and the requests that it carries.
+
+use super::bench::{Bench, LIMIT};
+use super::memory::Span;
+use super::outcome::{Stop, arose};
+use super::ring::{Ring, Segment};
+use crate::constants::{PAGE, blk, feature, rng};
+
+/// Requests at once: each has three descriptors.
+const DESCRIPTORS: u16 = 3;
+
+/// What buffers hold before the device writes them. Targets keep other bytes on their media.
+const FILL: u8 = 0x5a;
+
+/// Queue 0 of a device of a known type, with memory for its requests.
+#[derive(Debug)]
+pub struct Live {
+    /// Its ring.
+    pub ring: Ring,
+    device: u16,
+    headers: Span,
+    statuses: Span,
+}
+
+impl Bench {
+    /// Initialises the device with VERSION_1 and `need` up to an enabled queue 0 without
+    /// DRIVER_OK.
+    ///
+    /// # Errors
+    /// Those of the steps.
+    pub fn prepare(&self, need: u64) -> Result<Live, Stop> {
+        self.to_features_ok(need)?;
+        let live = self.queue_zero()?;
+        self.enable(0, &live.ring)?;
+        Ok(live)
+    }
+
+    /// Initialises the device up to DRIVER_OK, with queue 0 enabled and no interrupts.
+    ///
+    /// # Errors
+    /// Those of the steps.
+    pub fn up(&self, need: u64) -> Result<Live, Stop> {
+        let live = self.prepare(need)?;
+        self.driver_ok()?;
+        Ok(live)
+    }
+
+    /// As [`Bench::up`], with SUSPEND.
+    ///
+    /// # Errors
+    /// Those of the steps.
+    pub fn up_suspendable(&self) -> Result<Live, Stop> {
+        self.up(feature::SUSPEND)
+    }
+
+    /// A ring and request memory for queue 0, of which the device knows nothing yet.
+    ///
+    /// # Errors
+    /// Inconclusive if the suite cannot write requests for this type of device.
+    pub fn queue_zero(&self) -> Result<Live, Stop> {
+        let device = self.caps.virtio_id().unwrap_or(0);
+        arose(matches!(device, blk::ID | rng::ID), || {
+            format!("no requests are known for virtio device {device}")
+        })?;
+        let ring = self.ring(0)?;
+        let headers = self.take(PAGE)?;
+        let statuses = self.take(PAGE)?;
+        Ok(Live {
+            ring,
+            device,
+            headers,
+            statuses,
+        })
+    }
+
+    /// Takes a buffer and fills it with what no medium holds.
+    ///
+    /// # Errors
+    /// Inconclusive if there is no memory left.
+    pub fn buffer(&self, len: u64) -> Result<Span, Stop> {
+        let span = self.take(len)?;
+        self.fill(span)?;
+        Ok(span)
+    }
+
+    /// Fills a buffer again.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn fill(&self, span: Span) -> Result<(), Stop> {
+        let filling = vec![FILL; usize::try_from(span.len).unwrap_or(0)];
+        self.memory().write(span.offset, &filling)?;
+        Ok(())
+    }
+
+    /// Posts a request that makes the device write all of `data`, a multiple of 512 bytes.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn request(&self, live: &mut Live, data: Span) -> Result<(), Stop> {
+        self.step(format!(
+            "post a request that fills {:#x}+{:#x}",
+            data.iova, data.len
+        ));
+        let slot = live.ring.next % live.capacity();
+        let segment = Segment {
+            iova: data.iova,
+            len: u32::try_from(data.len).unwrap_or(0),
+            writable: true,
+        };
+        let head = slot * DESCRIPTORS;
+        if live.device == rng::ID {
+            return live.ring.post(head, &[segment]);
+        }
+        let header = live
+            .headers
+            .part(blk::HEADER * u64::from(slot), blk::HEADER);
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&blk::IN.to_le_bytes());
+        self.memory().write(header.offset, &bytes)?;
+        let status = live.statuses.part(u64::from(slot), 1);
+        self.memory().write(status.offset, &[FILL])?;
+        let header = Segment {
+            iova: header.iova,
+            len: 16,
+            writable: false,
+        };
+        let status = Segment {
+            iova: status.iova,
+            len: 1,
+            writable: true,
+        };
+        live.ring.post(head, &[header, segment, status])
+    }
+
+    /// Waits until the device has used everything that was posted. False if it does not.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn used_all(&self, live: &Live) -> Result<bool, Stop> {
+        self.wait(LIMIT, || Ok(live.ring.used_index()? == live.ring.next))
+    }
+
+    /// One request, from notification to use; the buffer must have changed.
+    ///
+    /// # Errors
+    /// Inconclusive if the device does not carry it out.
+    pub fn exchange(&self, live: &mut Live, data: Span) -> Result<(), Stop> {
+        self.request(live, data)?;
+        self.kick(0)?;
+        let used = self.used_all(live)?;
+        arose(used && self.filled(data)?, || {
+            let index = live.ring.used_index();
+            format!(
+                "a request was not carried out: used index {index:?}, want {}",
+                live.ring.next
+            )
+        })
+    }
+
+    /// True if the device has written a buffer.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn filled(&self, data: Span) -> Result<bool, Stop> {
+        let mut bytes = vec![0; usize::try_from(data.len).unwrap_or(0)];
+        self.memory().read(data.offset, &mut bytes)?;
+        Ok(bytes.iter().any(|byte| *byte != FILL))
+    }
+}
+
+impl Live {
+    /// How many requests can be under way at once.
+    pub fn capacity(&self) -> u16 {
+        (self.ring.size / DESCRIPTORS).max(1)
+    }
+
+    /// Pages that the device only reads: descriptors, available ring, headers.
+    pub fn read_only(&self) -> [Span; 3] {
+        [self.ring.desc, self.ring.avail, self.headers]
+    }
+}

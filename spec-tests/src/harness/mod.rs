@@ -1,0 +1,17 @@
+//! What cases stand on: the way to the function, memory, rings, waiting, verdicts.
+
+mod bench;
+mod caps;
+mod live;
+mod memory;
+mod outcome;
+mod ring;
+mod tracker;
+
+pub use bench::{Bench, LIMIT, QUIET};
+pub use caps::{Caps, Msix, RawCap, Region};
+pub use live::Live;
+pub use memory::{Span, changed_pages, pages_of};
+pub use outcome::{Absent, Failure, Judged, Stop, arose, demand};
+pub use ring::{Ring, Segment};
+pub use tracker::Bitmap;

@@ -1,0 +1,164 @@
+//! A split virtqueue written by hand: descriptor table, available ring, used ring.
+
+use super::memory::Span;
+use super::outcome::Stop;
+use crate::constants::ring::{DESC, NEXT, USED, WRITE};
+use driver::memory::DmaMemory;
+use std::sync::atomic::Ordering;
+
+/// One buffer of a chain.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// Address as the device knows it.
+    pub iova: u64,
+    /// Bytes.
+    pub len: u32,
+    /// The device writes it, else it reads it.
+    pub writable: bool,
+}
+
+/// The three areas, each on pages of its own.
+#[derive(Clone, Debug)]
+pub struct Ring {
+    memory: DmaMemory,
+    /// Descriptors.
+    pub size: u16,
+    /// Descriptor table.
+    pub desc: Span,
+    /// Available ring.
+    pub avail: Span,
+    /// Used ring.
+    pub used: Span,
+    /// The available index as the driver has written it.
+    pub next: u16,
+}
+
+impl Ring {
+    /// Bytes of the descriptor table, the available ring and the used ring.
+    pub fn lengths(size: u16) -> [u64; 3] {
+        let size = u64::from(size);
+        [DESC * size, 6 + 2 * size, 6 + USED * size]
+    }
+
+    pub(super) fn new(memory: DmaMemory, size: u16, areas: [Span; 3]) -> Self {
+        let [desc, avail, used] = areas;
+        Self {
+            memory,
+            size,
+            desc,
+            avail,
+            used,
+            next: 0,
+        }
+    }
+
+    /// Both indices are as if `index` buffers had gone through already.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn start_at(&mut self, index: u16) -> Result<(), Stop> {
+        self.next = index;
+        self.memory
+            .store_u16(self.avail.offset + 2, index, Ordering::Release)?;
+        self.memory
+            .store_u16(self.used.offset + 2, index, Ordering::Release)?;
+        Ok(())
+    }
+
+    /// Writes one descriptor as it is given.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn descriptor(
+        &self,
+        index: u16,
+        segment: Segment,
+        flags: u16,
+        next: u16,
+    ) -> Result<(), Stop> {
+        let mut entry = [0; 16];
+        entry[..8].copy_from_slice(&segment.iova.to_le_bytes());
+        entry[8..12].copy_from_slice(&segment.len.to_le_bytes());
+        entry[12..14].copy_from_slice(&flags.to_le_bytes());
+        entry[14..].copy_from_slice(&next.to_le_bytes());
+        self.memory
+            .write(self.desc.offset + DESC * u64::from(index), &entry)?;
+        Ok(())
+    }
+
+    /// Writes a chain from descriptor `head` on and makes it available.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn post(&mut self, head: u16, chain: &[Segment]) -> Result<(), Stop> {
+        for (place, (index, segment)) in (head..).zip(chain).enumerate() {
+            let mut flags = if segment.writable { WRITE } else { 0 };
+            if place + 1 < chain.len() {
+                flags |= NEXT;
+            }
+            self.descriptor(index, *segment, flags, index.wrapping_add(1))?;
+        }
+        self.offer(head)
+    }
+
+    /// Puts a head into the available ring and publishes it.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn offer(&mut self, head: u16) -> Result<(), Stop> {
+        let slot = u64::from(self.next % self.size);
+        let at = self.avail.offset + 4 + 2 * slot;
+        self.memory.store_u16(at, head, Ordering::Relaxed)?;
+        self.next = self.next.wrapping_add(1);
+        self.publish(self.next)
+    }
+
+    /// Stores the available index.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn publish(&self, index: u16) -> Result<(), Stop> {
+        self.memory
+            .store_u16(self.avail.offset + 2, index, Ordering::Release)?;
+        Ok(())
+    }
+
+    /// Stores the available ring's flags.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn set_flags(&self, flags: u16) -> Result<(), Stop> {
+        self.memory
+            .store_u16(self.avail.offset, flags, Ordering::SeqCst)?;
+        Ok(())
+    }
+
+    /// The device's used index.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn used_index(&self) -> Result<u16, Stop> {
+        Ok(self
+            .memory
+            .load_u16(self.used.offset + 2, Ordering::Acquire)?)
+    }
+
+    /// The used ring's flags.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn used_flags(&self) -> Result<u16, Stop> {
+        Ok(self.memory.load_u16(self.used.offset, Ordering::Acquire)?)
+    }
+
+    /// Head and length of the element that the device put at used index `index`.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn used_element(&self, index: u16) -> Result<(u32, u32), Stop> {
+        let at = self.used.offset + 4 + USED * u64::from(index % self.size);
+        let head = self.memory.load_u32(at, Ordering::Relaxed)?;
+        let len = self.memory.load_u32(at + 4, Ordering::Relaxed)?;
+        Ok((head, len))
+    }
+}

@@ -1,0 +1,272 @@
+//! Our own function, in this process.
+
+use super::{DMA_PASID, Subject, Target, Variant};
+use crate::constants::{blk, feature};
+use crate::harness::{Absent, Stop};
+use device::blk::{BlkDevice, BlkOptions};
+use device::dma::Dma;
+use device::function::{FunctionConfig, Pasid, PciFunction, SuspendBehaviour};
+use device::queue::Virtqueue;
+use device::rng::RngDevice;
+use device::tracker::Marking;
+use device::virtio::{Progress, QueueError, VirtioDevice};
+use driver::bus::{Bus, BusError, Interrupt};
+use driver::memory::DmaMemory;
+use rustix::fs::MemfdFlags;
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use vm::EmulatedBus;
+use vm_memory::Permissions;
+
+/// First address of a case's memory: low, so that a bitmap from page 0 on stays small, and not 0.
+const FIRST_IOVA: u64 = 1 << 20;
+/// Bytes of the disk.
+const DISK: usize = 1 << 20;
+/// How long a slow device takes to suspend.
+const DELAY: Duration = Duration::from_millis(60);
+/// What the raising device raises `gra_power` to.
+const COARSE: u8 = 3;
+
+/// What kind of device the emulated function is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Medium {
+    /// A disk, whose capacity can change and whose write cache can be switched.
+    #[default]
+    Block,
+    /// A source of entropy.
+    Entropy,
+}
+
+/// The emulated function.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Emulated {
+    /// What kind of device.
+    pub medium: Medium,
+    /// The device marks nothing: a suite that passes it is worth nothing.
+    pub forgets_marks: bool,
+}
+
+impl Target for Emulated {
+    fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
+        let mut config = FunctionConfig {
+            dma_pasid: DMA_PASID,
+            ..FunctionConfig::default()
+        };
+        let mut without = 0;
+        match want {
+            Variant::Plain => {}
+            Variant::NoSuspend => without = feature::SUSPEND,
+            Variant::SuspendFails => config.suspend.fails = true,
+            Variant::ResumeFails => config.suspend.resume_fails = true,
+            Variant::SuspendDelayed => {
+                config.suspend = SuspendBehaviour {
+                    delay: DELAY,
+                    ..SuspendBehaviour::default()
+                };
+            }
+            Variant::Coarse => config.min_gra_power = COARSE,
+            Variant::ByteMarking => config.marking = Marking::Byte,
+            Variant::PasidDisabled => config.pasid = Pasid::Disabled,
+            Variant::PasidEnabled => config.pasid = Pasid::Enabled,
+            Variant::NoTracker => config.tracker = false,
+        }
+        for bit in config
+            .features
+            .iter()
+            .filter(|bit| bit.bits() & without != 0)
+        {
+            config.features.remove(bit);
+        }
+        if self.forgets_marks {
+            config.marking = Marking::Off;
+        }
+        match self.medium {
+            Medium::Block => {
+                let disk = Changing::new().map_err(unreachable)?;
+                let function = PciFunction::new(config, Arc::clone(&disk) as Arc<dyn VirtioDevice>);
+                let teller = Arc::clone(&function);
+                Ok(Subject {
+                    bus: Low::plug(EmulatedBus::new(function)),
+                    change_config: Some(Box::new(move || {
+                        disk.more.fetch_add(1, Ordering::SeqCst);
+                        teller.notify_config_change();
+                    })),
+                })
+            }
+            Medium::Entropy => {
+                let function = PciFunction::new(config, RngDevice::seeded(1));
+                Ok(Subject {
+                    bus: Low::plug(EmulatedBus::new(function)),
+                    change_config: None,
+                })
+            }
+        }
+    }
+
+    fn claims(&self, what: Absent) -> bool {
+        let absent =
+            feature::RING_PACKED | feature::ADMIN_VQ | feature::ACCESS_PLATFORM | feature::SR_IOV;
+        match what {
+            Absent::Features(bits) => bits & absent == 0,
+            Absent::Tracker | Absent::Variant(_) | Absent::Msix => true,
+            Absent::ConfigChange | Absent::Queues(_) | Absent::WritableConfig => {
+                self.medium == Medium::Block
+            }
+        }
+    }
+}
+
+fn unreachable(source: io::Error) -> Stop {
+    BusError::Unreachable {
+        doing: "making the function",
+        source,
+    }
+    .into()
+}
+
+/// The emulated bus, with memory at low addresses.
+#[derive(Debug)]
+struct Low {
+    bus: Arc<EmulatedBus>,
+    next: Mutex<u64>,
+}
+
+impl Low {
+    fn plug(bus: Arc<EmulatedBus>) -> Arc<dyn Bus> {
+        Arc::new(Self {
+            bus,
+            next: Mutex::new(FIRST_IOVA),
+        })
+    }
+}
+
+impl Bus for Low {
+    fn config_read(&self, offset: u16, data: &mut [u8]) -> Result<(), BusError> {
+        self.bus.config_read(offset, data)
+    }
+    fn config_write(&self, offset: u16, data: &[u8]) -> Result<(), BusError> {
+        self.bus.config_write(offset, data)
+    }
+    fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) -> Result<(), BusError> {
+        self.bus.bar_read(bar, offset, data)
+    }
+    fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) -> Result<(), BusError> {
+        self.bus.bar_write(bar, offset, data)
+    }
+    fn dma_alloc(&self, len: u64) -> Result<DmaMemory, BusError> {
+        let refused = |why: &dyn std::fmt::Display| BusError::Exhausted {
+            what: format!("{len} bytes of memory"),
+            why: why.to_string(),
+        };
+        let len = len
+            .checked_next_multiple_of(4096)
+            .ok_or_else(|| refused(&"too long"))?;
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = rustix::fs::memfd_create("tidemark-case", MemfdFlags::CLOEXEC);
+        let file = File::from(memory.map_err(|error| refused(&error))?);
+        file.set_len(len).map_err(|error| refused(&error))?;
+        let window = DmaMemory::from_file(&file, 0, len, *next).map_err(|error| refused(&error))?;
+        let dma = self.bus.function().dma();
+        dma.map(*next, len, &file, 0, Permissions::ReadWrite)
+            .map_err(|error| refused(&error))?;
+        *next = next.saturating_add(len);
+        Ok(window)
+    }
+    fn interrupt(&self, vector: u16) -> Result<Arc<dyn Interrupt>, BusError> {
+        self.bus.interrupt(vector)
+    }
+    fn reset(&self) -> Result<(), BusError> {
+        self.bus.reset()
+    }
+}
+
+/// A disk with two queues that can grow, and whose `writeback` a driver may write.
+#[derive(Debug)]
+struct Changing {
+    disk: Arc<BlkDevice>,
+    /// Sectors that have come since.
+    more: AtomicU64,
+    writeback: AtomicU8,
+}
+
+impl Changing {
+    fn new() -> io::Result<Arc<Self>> {
+        let mut file = tempfile::NamedTempFile::new()?;
+        // Every byte differs from what buffers are filled with and from zero.
+        let content: Vec<u8> = (0..=255_u8)
+            .filter(|byte| !matches!(byte, 0 | 0x5a))
+            .collect();
+        let content: Vec<u8> = content.iter().copied().cycle().take(DISK).collect();
+        file.write_all(&content)?;
+        let options = BlkOptions {
+            queues: 2,
+            ..BlkOptions::default()
+        };
+        let disk = BlkDevice::open_path(file.path(), options).map_err(io::Error::other)?;
+        Ok(Arc::new(Self {
+            disk,
+            more: AtomicU64::new(0),
+            writeback: AtomicU8::new(1),
+        }))
+    }
+}
+
+impl VirtioDevice for Changing {
+    fn device_id(&self) -> u16 {
+        self.disk.device_id()
+    }
+    fn pci_class(&self) -> u32 {
+        self.disk.pci_class()
+    }
+    fn features(&self) -> u64 {
+        self.disk.features() | feature::BLK_CONFIG_WCE
+    }
+    fn num_queues(&self) -> u16 {
+        self.disk.num_queues()
+    }
+    fn queue_max_size(&self, index: u16) -> u16 {
+        self.disk.queue_max_size(index)
+    }
+    fn config_len(&self) -> usize {
+        self.disk.config_len()
+    }
+    fn config(&self) -> Vec<u8> {
+        let mut config = self.disk.config();
+        if let Some((capacity, _)) = config.split_first_chunk_mut::<8>() {
+            let sectors = u64::from_le_bytes(*capacity);
+            *capacity = (sectors + self.more.load(Ordering::SeqCst)).to_le_bytes();
+        }
+        let at = usize::try_from(blk::WRITEBACK).unwrap_or(0);
+        if let Some(byte) = config.get_mut(at) {
+            *byte = self.writeback.load(Ordering::SeqCst);
+        }
+        config
+    }
+    fn config_write(&self, offset: usize, data: &[u8]) -> bool {
+        match (u64::try_from(offset), data) {
+            (Ok(blk::WRITEBACK), &[value @ (0 | 1)]) => {
+                self.writeback.swap(value, Ordering::SeqCst) != value
+            }
+            _ => false,
+        }
+    }
+    fn negotiated(&self, features: u64) {
+        self.disk.negotiated(features);
+    }
+    fn reset(&self) {
+        self.writeback.store(1, Ordering::SeqCst);
+        self.disk.reset();
+    }
+    fn process(
+        &self,
+        index: u16,
+        queue: &mut Virtqueue,
+        dma: &Dma,
+        notify: &mut bool,
+    ) -> Result<Progress, QueueError> {
+        self.disk.process(index, queue, dma, notify)
+    }
+}

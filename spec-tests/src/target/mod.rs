@@ -1,0 +1,66 @@
+//! What is judged, and how a case gets a fresh one.
+
+mod emulated;
+
+pub use emulated::{Emulated, Medium};
+
+use crate::harness::{Absent, Stop};
+use driver::bus::Bus;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// Which of a target's faces a case needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variant {
+    /// As it comes.
+    #[default]
+    Plain,
+    /// It does not offer SUSPEND.
+    NoSuspend,
+    /// It sets DEVICE_NEEDS_RESET instead of suspending.
+    SuspendFails,
+    /// It sets DEVICE_NEEDS_RESET instead of resuming.
+    ResumeFails,
+    /// It takes its time to suspend.
+    SuspendDelayed,
+    /// It raises `gra_power`.
+    Coarse,
+    /// It marks whole bytes.
+    ByteMarking,
+    /// It has the PASID capability, disabled.
+    PasidDisabled,
+    /// It has the PASID capability, enabled; its DMA carries [`DMA_PASID`].
+    PasidEnabled,
+    /// It has no tracker.
+    NoTracker,
+}
+
+/// The PASID of the DMA of a [`Variant::PasidEnabled`] function.
+pub const DMA_PASID: u32 = 0x5_4321;
+
+/// One fresh function: powered on, nobody has touched it.
+pub struct Subject {
+    /// The way to it.
+    pub bus: Arc<dyn Bus>,
+    /// Makes the device change its configuration by itself.
+    pub change_config: Option<Box<dyn Fn()>>,
+}
+
+impl Debug for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subject")
+            .field("bus", &self.bus)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Something that can be judged.
+pub trait Target: Send + Sync + Debug {
+    /// Makes a function.
+    ///
+    /// # Errors
+    /// [`Stop::NotApplicable`] if the target has no such variant, or the bus's error.
+    fn fresh(&self, want: Variant) -> Result<Subject, Stop>;
+    /// Whether the target is said to have this. If it lacks it nevertheless, that is a failure.
+    fn claims(&self, what: Absent) -> bool;
+}
