@@ -2,6 +2,7 @@
 
 mod cargo;
 mod guest_disk;
+mod house;
 mod migrate;
 mod served;
 mod tree;
@@ -48,6 +49,11 @@ const PARTS: &[Part] = &[
         name: "fmt",
         about: "the formatting of all sources",
         run: cargo::fmt,
+    },
+    Part {
+        name: "house",
+        about: "short files, and unsafe where it may stand",
+        run: house::run,
     },
     Part {
         name: "clippy",
