@@ -2,7 +2,7 @@
 
 use super::{Case, plain};
 use crate::constants::{ISR_CONFIG, ISR_QUEUE, pci, ring};
-use crate::harness::{Bench, Judged, LIMIT, QUIET, Stop, arose, demand};
+use crate::harness::{Bench, Judged, QUIET, Stop, arose, demand};
 use driver::bus::Interrupt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn isr_queue(bench: &Bench) -> Judged {
     let data = bench.buffer(512)?;
     bench.exchange(&mut live, data)?;
     let mut isr = 0;
-    bench.wait(LIMIT, || {
+    bench.wait(bench.limit, || {
         isr |= bench.isr()?;
         Ok(isr & ISR_QUEUE != 0)
     })?;
@@ -72,7 +72,7 @@ fn intx_status(bench: &Bench) -> Judged {
     })?;
     let data = bench.buffer(512)?;
     bench.exchange(&mut live, data)?;
-    let set = bench.wait(LIMIT, pending)?;
+    let set = bench.wait(bench.limit, pending)?;
     demand(
         "PC-13",
         set,
@@ -96,7 +96,7 @@ fn isr_config(bench: &Bench) -> Judged {
     bench.isr()?;
     bench.change_config()?;
     let mut isr = 0;
-    bench.wait(LIMIT, || {
+    bench.wait(bench.limit, || {
         isr |= bench.isr()?;
         Ok(isr & ISR_CONFIG != 0)
     })?;
@@ -114,7 +114,7 @@ fn isr_clears(bench: &Bench) -> Judged {
     let data = bench.buffer(512)?;
     bench.exchange(&mut live, data)?;
     let mut first = 0;
-    bench.wait(LIMIT, || {
+    bench.wait(bench.limit, || {
         first = bench.isr()?;
         Ok(first != 0)
     })?;
@@ -152,7 +152,7 @@ fn unmapped_queue(bench: &Bench) -> Judged {
     bench.driver_ok()?;
     let data = bench.buffer(512)?;
     bench.exchange(&mut live, data)?;
-    arose(interrupt.wait(LIMIT), || {
+    arose(interrupt.wait(bench.limit), || {
         "a mapped queue does not fire".to_owned()
     })?;
     any_fires(&vectors);
@@ -176,7 +176,7 @@ fn unmapped_config(bench: &Bench) -> Judged {
     let interrupt = bench.config_vector(0)?;
     bench.driver_ok()?;
     bench.change_config()?;
-    arose(interrupt.wait(LIMIT), || {
+    arose(interrupt.wait(bench.limit), || {
         "mapped configuration changes do not fire".to_owned()
     })?;
     bench.put(crate::constants::reg::CONFIG_MSIX_VECTOR, pci::NO_VECTOR)?;
@@ -208,11 +208,11 @@ fn suppression(bench: &Bench, clause: &'static str, flags: u16) -> Judged {
         live.ring.set_flags(0)?;
         let data = bench.buffer(512)?;
         bench.exchange(&mut live, data)?;
-        arose(interrupt.wait(LIMIT), || {
+        arose(interrupt.wait(bench.limit), || {
             "it does not fire with flags 0 either".to_owned()
         })?;
     } else {
-        let fired = interrupt.wait(LIMIT);
+        let fired = interrupt.wait(bench.limit);
         demand(clause, fired, "a notification with flags 0", || {
             "nothing came".to_owned()
         })?;

@@ -2,7 +2,7 @@
 
 use super::{Case, at_least_queues, plain};
 use crate::constants::{COMMON_LEN_QUEUE_STATE, cfg_type, feature, reg, ring, status};
-use crate::harness::{Absent, Bench, Judged, LIMIT, Live, QUIET, Stop, arose, demand};
+use crate::harness::{Absent, Bench, Judged, Live, QUIET, Stop, arose, demand};
 
 pub(super) const CASES: &[Case] = &[
     plain("the_structure_covers_the_state", &["QL-1"], structure),
@@ -194,6 +194,9 @@ fn load(bench: &Bench, live: &mut Live) -> Result<(), Stop> {
 fn complete_under_load(bench: &Bench) -> Judged {
     let mut live = bench.up(BOTH)?;
     load(bench, &mut live)?;
+    arose(bench.used_beyond(&live, 0)?, || {
+        "nothing is used".to_owned()
+    })?;
     bench.suspend()?;
     let (avail, used) = state(bench, 0)?;
     let index = u64::from(live.ring.used_index()?);
@@ -224,10 +227,9 @@ fn round_trip(bench: &Bench) -> Judged {
     set_state(bench, 0, saved)?;
     bench.put(reg::QUEUE_ENABLE, 1)?;
     bench.driver_ok()?;
-    let data = bench.buffer(512)?;
-    // Room for one more: those already used have left theirs.
-    let room = live.ring.used_index()? != live.ring.next.wrapping_sub(live.capacity());
-    if room {
+    let left = live.ring.used_index()? != live.ring.next;
+    if !left {
+        let data = bench.buffer(512)?;
         bench.request(&mut live, data)?;
     }
     bench.kick(0)?;
@@ -254,7 +256,10 @@ fn round_trip(bench: &Bench) -> Judged {
             live.ring.next
         )
     })?;
-    Ok(format!("moved at {saved:?} of {}", live.ring.next))
+    Ok(format!(
+        "moved at {saved:?} of {}, buffers left: {left}",
+        live.ring.next
+    ))
 }
 
 fn default_after(bench: &Bench, reset: impl Fn() -> Result<(), Stop>) -> Judged {
@@ -303,7 +308,7 @@ fn default_after_queue_reset(bench: &Bench) -> Judged {
         "the state is 0 after requests".to_owned()
     })?;
     bench.put(reg::QUEUE_RESET, 1)?;
-    let ended = bench.wait(LIMIT, || Ok(bench.get(reg::QUEUE_RESET)? == 0))?;
+    let ended = bench.wait(bench.limit, || Ok(bench.get(reg::QUEUE_RESET)? == 0))?;
     arose(ended, || "the queue reset does not end".to_owned())?;
     let after = state(bench, 0)?;
     let default = (ring::STATE_DEFAULT, ring::STATE_DEFAULT);

@@ -2,7 +2,7 @@
 
 use super::{Case, plain};
 use crate::constants::status;
-use crate::harness::{Bench, Judged, LIMIT, Live, QUIET, Stop, arose, changed_pages, demand};
+use crate::harness::{Bench, Judged, Live, QUIET, Stop, arose, demand};
 
 pub(super) const CASES: &[Case] = &[
     plain(
@@ -29,20 +29,12 @@ pub(super) const CASES: &[Case] = &[
 
 fn no_buffer_early(bench: &Bench) -> Judged {
     let mut live = bench.prepare(0)?;
-    let data = bench.buffer(512)?;
-    bench.request(&mut live, data)?;
-    bench.kick(0)?;
-    let before = bench.snapshot()?;
-    let touched = bench.wait(QUIET, || Ok(bench.snapshot()? != before))?;
+    let changed = bench.tempt(&mut live, true)?;
     demand(
         "ST-5",
-        !touched,
+        changed.is_empty(),
         "no memory changed before DRIVER_OK",
-        || {
-            let after = bench.snapshot().unwrap_or_default();
-            let pages = changed_pages(&before, &after, bench.memory().iova());
-            format!("pages {pages:x?} changed with status 0x0b")
-        },
+        || format!("pages {changed:x?} changed with status 0x0b"),
     )?;
     bench.driver_ok()?;
     bench.kick(0)?;
@@ -66,7 +58,7 @@ fn no_notification_early(bench: &Bench) -> Judged {
     })?;
     bench.driver_ok()?;
     bench.kick(0)?;
-    arose(interrupt.wait(LIMIT), || {
+    arose(interrupt.wait(bench.limit), || {
         "the vector does not fire after DRIVER_OK".to_owned()
     })?;
     Ok(String::new())
@@ -106,7 +98,7 @@ fn broken_ring_is_announced(bench: &Bench) -> Judged {
     })?;
     demand(
         "ST-7",
-        interrupt.wait(LIMIT),
+        interrupt.wait(bench.limit),
         "a configuration change notification",
         || format!("status {last:#04x} and no interrupt"),
     )?;

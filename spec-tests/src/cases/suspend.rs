@@ -2,7 +2,7 @@
 
 use super::{Case, plain, special};
 use crate::constants::{blk, feature, reg, status};
-use crate::harness::{Absent, Bench, Judged, LIMIT, QUIET, Stop, arose, demand};
+use crate::harness::{Absent, Bench, Judged, QUIET, Stop, arose, demand};
 use crate::target::Variant;
 
 pub(super) const CASES: &[Case] = &[
@@ -99,7 +99,7 @@ fn suspends(bench: &Bench) -> Judged {
     bench.set_status(status::SUSPEND_OR_RESUME)?;
     let mut between = 0_u32;
     let mut last = 0;
-    bench.wait(LIMIT, || {
+    bench.wait(bench.limit, || {
         last = bench.status()?;
         between += u32::from(last != status::SUSPENDED);
         let odd = last != status::RUNNING && last != status::SUSPENDED;
@@ -354,7 +354,7 @@ fn announced_later(bench: &Bench) -> Judged {
     bench.enable(0, &live.ring)?;
     bench.driver_ok()?;
     bench.change_config()?;
-    arose(interrupt.wait(LIMIT), || {
+    arose(interrupt.wait(bench.limit), || {
         "a change is not announced while running".to_owned()
     })?;
     bench.suspend()?;
@@ -369,7 +369,7 @@ fn announced_later(bench: &Bench) -> Judged {
     bench.resume()?;
     demand(
         "SUS-14",
-        interrupt.wait(LIMIT),
+        interrupt.wait(bench.limit),
         "a notification after the resume",
         || "nothing came".to_owned(),
     )?;
@@ -409,7 +409,7 @@ fn failure_is_announced(bench: &Bench) -> Judged {
     })?;
     demand(
         "ST-7",
-        interrupt.wait(LIMIT),
+        interrupt.wait(bench.limit),
         "a configuration change notification",
         || format!("status {last:#04x} and no interrupt"),
     )?;

@@ -5,7 +5,7 @@
 use super::{Case, plain, special};
 use crate::constants::{PAGE, feature, reg, ring};
 use crate::harness::{
-    Bench, Bitmap, Judged, LIMIT, Live, QUIET, Span, Stop, arose, changed_pages, demand, pages_of,
+    Bench, Bitmap, Judged, Live, QUIET, Span, Stop, arose, changed_pages, demand, pages_of,
 };
 use crate::target::{DMA_PASID, Variant};
 use std::collections::BTreeSet;
@@ -70,25 +70,28 @@ pub(super) const CASES: &[Case] = &[
     plain("suspend_drains_the_marks", &["TL-6"], suspend_drains),
 ];
 
-/// What a case compares: memory at one time, and the bitmap's own pages.
+/// What a case compares: memory at one time, and the pages that say nothing about marks.
 struct Truth {
     before: Vec<u8>,
-    own: BTreeSet<u64>,
+    /// The bitmap's own, and the available ring's, which the driver's part writes.
+    excluded: BTreeSet<u64>,
 }
 
 impl Truth {
-    fn take(bench: &Bench, bitmap: Bitmap) -> Result<Self, Stop> {
+    /// To be taken when requests are staged and the device has not been told of them yet: a
+    /// running device may carry them out from then on.
+    fn take(bench: &Bench, live: &Live, bitmap: Bitmap) -> Result<Self, Stop> {
         Ok(Self {
             before: bench.snapshot()?,
-            own: pages_of(bitmap.bits),
+            excluded: &pages_of(bitmap.bits) | &pages_of(live.ring.avail),
         })
     }
 
-    /// Pages written since, without the bitmap's own.
+    /// Pages that the device has written since.
     fn written(&self, bench: &Bench) -> Result<BTreeSet<u64>, Stop> {
         let after = bench.snapshot()?;
         let changed = changed_pages(&self.before, &after, bench.memory().iova());
-        Ok(&changed - &self.own)
+        Ok(&changed - &self.excluded)
     }
 
     /// Every written page is marked, and at least those of `least` were written.
@@ -110,7 +113,7 @@ impl Truth {
         let grace = if clauses.contains(&"TL-6") {
             Duration::ZERO
         } else {
-            LIMIT
+            bench.limit
         };
         bench.wait(grace, || Ok(want.is_subset(&bench.marked(bitmap)?)))?;
         let marked = bench.marked(bitmap)?;
@@ -137,7 +140,7 @@ fn union(spans: &[Span]) -> BTreeSet<u64> {
     spans.iter().flat_map(|span| pages_of(*span)).collect()
 }
 
-/// Posts requests of these lengths, snapshots, notifies and waits.
+/// Carries out requests of these lengths; returns what memory was before, and the buffers' pages.
 fn do_requests(
     bench: &Bench,
     live: &mut Live,
@@ -147,10 +150,11 @@ fn do_requests(
     let mut buffers = Vec::new();
     for len in lengths.iter().copied() {
         let data = bench.buffer(len)?;
-        bench.request(live, data)?;
+        bench.stage(live, data)?;
         buffers.push(data);
     }
-    let truth = Truth::take(bench, bitmap)?;
+    let truth = Truth::take(bench, live, bitmap)?;
+    live.ring.publish(live.ring.next)?;
     bench.kick(0)?;
     arose(bench.used_all(live)?, || {
         "the requests were not carried out".to_owned()
@@ -188,8 +192,9 @@ fn many_pages(bench: &Bench) -> Judged {
     let pages = bench.buffer(20 * PAGE)?;
     // It starts in the middle of a page and ends in the middle of another.
     let data = pages.part(512, 4096);
-    bench.request(&mut live, data)?;
-    let truth = Truth::take(bench, bitmap)?;
+    bench.stage(&mut live, data)?;
+    let truth = Truth::take(bench, &live, bitmap)?;
+    live.ring.publish(live.ring.next)?;
     bench.kick(0)?;
     arose(bench.used_all(&live)?, || {
         "the request was not carried out".to_owned()
@@ -261,14 +266,18 @@ fn starts_in_flight(bench: &Bench) -> Judged {
         .collect();
     bench.track_at(bitmap.bits.iova, bitmap.bits.len, 0)?;
     let (mut before, mut after) = (0, 0);
-    for _ in 0..60 {
+    for round in 0..60 {
         bench.put(reg::TRACKER_ENABLE, 0)?;
         bench.clear(bitmap)?;
         bench.fill(pages)?;
         for data in &buffers {
-            bench.request(&mut live, *data)?;
+            bench.stage(&mut live, *data)?;
         }
-        bench.kick(0)?;
+        live.ring.publish(live.ring.next)?;
+        // A device may be through before `enable` is written, or wait for its notification.
+        if round % 2 == 0 {
+            bench.kick(0)?;
+        }
         bench.put(reg::TRACKER_ENABLE, 1)?;
         // From the last on: the device comes the other way.
         let mut late = BTreeSet::new();
@@ -277,6 +286,7 @@ fn starts_in_flight(bench: &Bench) -> Judged {
                 late.extend(pages_of(*data));
             }
         }
+        bench.kick(0)?;
         arose(bench.used_all(&live)?, || {
             "the requests were not carried out".to_owned()
         })?;
@@ -420,7 +430,10 @@ fn mark_before_used(bench: &Bench) -> Judged {
         bench.request(&mut live, data)?;
         bench.kick(0)?;
         let page = data.iova / PAGE;
-        let used = bench.wait(LIMIT, || Ok(live.ring.used_index()? == live.ring.next))?;
+        let used = bench.wait(
+            bench.limit,
+            || Ok(live.ring.used_index()? == live.ring.next),
+        )?;
         // At once: the used index was loaded with Acquire.
         let byte = bench
             .memory()
@@ -531,16 +544,24 @@ fn suspend_drains(bench: &Bench) -> Judged {
     let mut live = bench.up(feature::SUSPEND)?;
     let bitmap = bench.bitmap(0)?;
     let mut most = 0;
-    for _ in 0..12 {
+    for round in 0..12 {
         bench.put(reg::TRACKER_ENABLE, 0)?;
         bench.clear(bitmap)?;
         bench.track(bitmap, 0)?;
         for _ in 0..live.capacity() {
             let data = bench.buffer(512)?;
-            bench.request(&mut live, data)?;
+            bench.stage(&mut live, data)?;
         }
-        let truth = Truth::take(bench, bitmap)?;
+        let truth = Truth::take(bench, &live, bitmap)?;
+        let before = live.ring.used_index()?;
+        live.ring.publish(live.ring.next)?;
         bench.kick(0)?;
+        // Every other suspend races with the first request.
+        if round % 2 == 0 {
+            arose(bench.used_beyond(&live, before)?, || {
+                "nothing is used".to_owned()
+            })?;
+        }
         bench.suspend()?;
         let marked = bench.marked(bitmap)?;
         truth.check(bench, bitmap, 0, &BTreeSet::new(), &["TL-6"])?;

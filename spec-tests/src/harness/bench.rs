@@ -34,6 +34,8 @@ pub struct Bench {
     taken: Cell<u64>,
     steps: RefCell<Vec<String>>,
     change_config: Option<Box<dyn Fn()>>,
+    /// How long it may take for anything that it must do.
+    pub limit: Duration,
 }
 
 impl std::fmt::Debug for Bench {
@@ -53,7 +55,11 @@ impl Bench {
     pub fn new(subject: Subject) -> Result<Self, Stop> {
         const CLAUSE: &str =
             "virtio-over-pci-bus-pci-device-layout-common-configuration-structure-layout/D2";
-        let Subject { bus, change_config } = subject;
+        let Subject {
+            bus,
+            change_config,
+            limit,
+        } = subject;
         let caps = Caps::walk(bus.as_ref())?;
         let common = caps.region(cfg_type::COMMON, CLAUSE)?;
         arose(common.length >= COMMON_LEN, || {
@@ -68,6 +74,7 @@ impl Bench {
             taken: Cell::new(0),
             steps: RefCell::default(),
             change_config,
+            limit,
         })
     }
 
@@ -163,13 +170,13 @@ impl Bench {
         self.put(reg::DEVICE_STATUS, u64::from(value))
     }
 
-    /// Reads the status until it is as wanted or [`LIMIT`] has passed; returns the last one read.
+    /// Reads the status until it is as wanted or the limit has passed; returns the last one read.
     ///
     /// # Errors
     /// The bus's.
     pub fn status_when(&self, wanted: impl Fn(u8) -> bool) -> Result<u8, Stop> {
         let mut last = 0;
-        self.wait(LIMIT, || {
+        self.wait(self.limit, || {
             last = self.status()?;
             Ok(wanted(last))
         })?;

@@ -1,10 +1,11 @@
 //! A running queue and the requests that it carries.
 
-use super::bench::{Bench, LIMIT};
-use super::memory::Span;
+use super::bench::{Bench, QUIET};
+use super::memory::{Span, changed_pages, pages_of};
 use super::outcome::{Stop, arose};
 use super::ring::{Ring, Segment};
 use crate::constants::{PAGE, blk, feature, rng};
+use std::collections::BTreeSet;
 
 /// Requests at once: each has three descriptors.
 const DESCRIPTORS: u16 = 3;
@@ -95,9 +96,21 @@ impl Bench {
 
     /// Posts a request that makes the device write all of `data`, a multiple of 512 bytes.
     ///
+    /// A running device may carry it out from now on: it needs no notification.
+    ///
     /// # Errors
     /// The memory's.
     pub fn request(&self, live: &mut Live, data: Span) -> Result<(), Stop> {
+        self.stage(live, data)?;
+        live.ring.publish(live.ring.next)
+    }
+
+    /// As [`Bench::request`], but the device is told by `live.ring.publish` only. After that the
+    /// driver's part writes nothing but the available ring's first page.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn stage(&self, live: &mut Live, data: Span) -> Result<(), Stop> {
         self.step(format!(
             "post a request that fills {:#x}+{:#x}",
             data.iova, data.len
@@ -110,7 +123,7 @@ impl Bench {
         };
         let head = slot * DESCRIPTORS;
         if live.device == rng::ID {
-            return live.ring.post(head, &[segment]);
+            return live.ring.stage(head, &[segment]);
         }
         let header = live
             .headers
@@ -130,7 +143,38 @@ impl Bench {
             len: 1,
             writable: true,
         };
-        live.ring.post(head, &[header, segment, status])
+        live.ring.stage(head, &[header, segment, status])
+    }
+
+    /// Posts a request, notifies if told to, and watches a device that must not touch it. Returns
+    /// the pages that changed, without the one that the driver's part wrote.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn tempt(&self, live: &mut Live, kick: bool) -> Result<BTreeSet<u64>, Stop> {
+        let data = self.buffer(512)?;
+        self.stage(live, data)?;
+        let before = self.snapshot()?;
+        live.ring.publish(live.ring.next)?;
+        if kick {
+            self.kick(0)?;
+        }
+        let driver = pages_of(live.ring.avail);
+        let mut changed = BTreeSet::new();
+        self.wait(QUIET, || {
+            changed = changed_pages(&before, &self.snapshot()?, self.memory().iova());
+            changed.retain(|page| !driver.contains(page));
+            Ok(!changed.is_empty())
+        })?;
+        Ok(changed)
+    }
+
+    /// Waits until the device has used something beyond index `from`. False if it does not.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn used_beyond(&self, live: &Live, from: u16) -> Result<bool, Stop> {
+        self.wait(self.limit, || Ok(live.ring.used_index()? != from))
     }
 
     /// Waits until the device has used everything that was posted. False if it does not.
@@ -138,7 +182,7 @@ impl Bench {
     /// # Errors
     /// The memory's.
     pub fn used_all(&self, live: &Live) -> Result<bool, Stop> {
-        self.wait(LIMIT, || Ok(live.ring.used_index()? == live.ring.next))
+        self.wait(self.limit, || Ok(live.ring.used_index()? == live.ring.next))
     }
 
     /// One request, from notification to use; the buffer must have changed.

@@ -86,11 +86,12 @@ impl Ring {
         Ok(())
     }
 
-    /// Writes a chain from descriptor `head` on and makes it available.
+    /// Writes a chain from descriptor `head` on and its head into the available ring, and does not
+    /// tell the device: [`Ring::publish`] does.
     ///
     /// # Errors
     /// The memory's.
-    pub fn post(&mut self, head: u16, chain: &[Segment]) -> Result<(), Stop> {
+    pub fn stage(&mut self, head: u16, chain: &[Segment]) -> Result<(), Stop> {
         for (place, (index, segment)) in (head..).zip(chain).enumerate() {
             let mut flags = if segment.writable { WRITE } else { 0 };
             if place + 1 < chain.len() {
@@ -98,19 +99,11 @@ impl Ring {
             }
             self.descriptor(index, *segment, flags, index.wrapping_add(1))?;
         }
-        self.offer(head)
-    }
-
-    /// Puts a head into the available ring and publishes it.
-    ///
-    /// # Errors
-    /// The memory's.
-    pub fn offer(&mut self, head: u16) -> Result<(), Stop> {
         let slot = u64::from(self.next % self.size);
         let at = self.avail.offset + 4 + 2 * slot;
         self.memory.store_u16(at, head, Ordering::Relaxed)?;
         self.next = self.next.wrapping_add(1);
-        self.publish(self.next)
+        Ok(())
     }
 
     /// Stores the available index.

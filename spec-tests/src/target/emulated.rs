@@ -2,7 +2,7 @@
 
 use super::{DMA_PASID, Subject, Target, Variant};
 use crate::constants::{blk, feature};
-use crate::harness::{Absent, Stop};
+use crate::harness::{Absent, LIMIT, Stop};
 use device::blk::{BlkDevice, BlkOptions};
 use device::dma::Dma;
 use device::function::{FunctionConfig, Pasid, PciFunction, SuspendBehaviour};
@@ -94,6 +94,7 @@ impl Target for Emulated {
                         disk.more.fetch_add(1, Ordering::SeqCst);
                         teller.notify_config_change();
                     })),
+                    limit: LIMIT,
                 })
             }
             Medium::Entropy => {
@@ -101,6 +102,7 @@ impl Target for Emulated {
                 Ok(Subject {
                     bus: Low::plug(EmulatedBus::new(function)),
                     change_config: None,
+                    limit: LIMIT,
                 })
             }
         }

@@ -8,6 +8,7 @@ use crate::harness::{Absent, Stop};
 use driver::bus::Bus;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Which of a target's faces a case needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,9 @@ pub struct Subject {
     pub bus: Arc<dyn Bus>,
     /// Makes the device change its configuration by itself.
     pub change_config: Option<Box<dyn Fn()>>,
+    /// How long it may take for anything that it must do: [`crate::harness::LIMIT`], or less where
+    /// it is known to be quick.
+    pub limit: Duration,
 }
 
 impl Debug for Subject {
