@@ -59,7 +59,7 @@ fn is_unsafe(text: &str) -> bool {
     let keyword = |code: &str| {
         ["{", "fn", "impl", "trait", "extern"]
             .iter()
-            .any(|next| code.contains(&format!("unsafe {next}")))
+            .any(|next| code.contains(&["unsafe", next].join(" ")))
     };
     text.lines()
         .map(|line| line.split("//").next().unwrap_or(""))
