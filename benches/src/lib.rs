@@ -8,5 +8,5 @@ pub mod line;
 pub mod memory;
 pub mod rounds;
 
-pub use line::{Bound, Line, Mode, finish};
+pub use line::{Bound, Line, Mode, finish, wanted};
 pub use rounds::{Ratio, interleave};

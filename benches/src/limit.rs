@@ -7,8 +7,8 @@ use std::hint::black_box;
 pub fn simd_read(words: &[u64]) -> u64 {
     #[inline(always)]
     fn or_all(words: &[u64]) -> u64 {
-        let mut lanes = [0u64; 64];
-        let mut chunks = words.chunks_exact(64);
+        let mut lanes = [0u64; 32];
+        let mut chunks = words.chunks_exact(32);
         for chunk in &mut chunks {
             for (lane, word) in lanes.iter_mut().zip(chunk) {
                 *lane |= word;

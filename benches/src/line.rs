@@ -120,6 +120,16 @@ impl Line {
     }
 }
 
+/// Whether the program's arguments ask for `group`: no filter, or one that it contains.
+pub fn wanted(group: &str) -> bool {
+    let mut filters = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .peekable();
+    filters.peek().is_none()
+        || filters.any(|filter| filter.contains(group) || group.contains(&filter))
+}
+
 /// The exit code of a benchmark that printed `lines`.
 pub fn finish(lines: &[Line]) -> ExitCode {
     if lines.iter().all(Line::ok) {

@@ -57,15 +57,4 @@ impl Ratio {
     pub fn spread(&self) -> [f64; 2] {
         [self.ratios[0], self.ratios[self.ratios.len() - 1]]
     }
-
-    /// The same rounds as peer : subject.
-    pub fn inverted(&self) -> Self {
-        let mut ratios: Vec<f64> = self.ratios.iter().map(|ratio| ratio.recip()).collect();
-        ratios.reverse();
-        Self {
-            ratios,
-            subject: self.peer,
-            peer: self.subject,
-        }
-    }
 }

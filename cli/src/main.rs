@@ -1,1 +1,30 @@
-fn main(){}
+//! `tidemark`: what people type. Reads arguments, calls the crates that do the work, prints.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod device;
+mod exit;
+mod migrate;
+mod progress;
+mod receive;
+mod size;
+mod summary;
+
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    match cli.command {
+        Command::Device(args) => device::run(args),
+        Command::Migrate(args) => exit::report(migrate::run(&args)),
+        Command::Receive(args) => exit::report(receive::run(&args)),
+    }
+}

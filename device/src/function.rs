@@ -13,13 +13,13 @@ pub use crate::transport::caps::Pasid;
 pub use crate::transport::msix::{InterruptSink, MsixOwner};
 use crate::transport::registers::{BAR0_SIZE, BAR1_SIZE};
 use crate::virtio::{QueueError, VirtioDevice};
-use core::{Core, Machinery};
+use inner::{Core, Machinery};
 use spec::features::Features;
 use spec::queue_state::QueueState;
 use std::sync::Arc;
 use std::time::Duration;
 
-mod core;
+mod inner;
 #[cfg(test)]
 mod tests;
 

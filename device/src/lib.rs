@@ -10,6 +10,7 @@ pub mod pci;
 mod pool;
 pub mod queue;
 pub mod rng;
+pub mod serve;
 pub mod status;
 pub mod tracker;
 pub mod transport;

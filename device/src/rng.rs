@@ -13,6 +13,8 @@ const PCI_CLASS: u32 = 0xff_00_00;
 const QUEUE_SIZE: u16 = 256;
 /// Chains served in one step.
 const CHAINS_MAX: usize = 32;
+/// Descriptors after which no more chains are taken into a step.
+const DESCRIPTORS_MAX: u32 = 4096;
 /// Most bytes given to one chain; a device may give fewer than asked for.
 const BYTES_MAX: usize = 4096;
 
@@ -120,9 +122,13 @@ impl VirtioDevice for RngDevice {
         {
             let mem = dma.enter();
             queue.disable_notification(&mem)?;
-            while chains.len() < CHAINS_MAX {
+            let mut descriptors: u32 = 0;
+            while chains.len() < CHAINS_MAX && descriptors < DESCRIPTORS_MAX {
                 match queue.pop(&mem) {
-                    Ok(Some(chain)) => chains.push(chain),
+                    Ok(Some(chain)) => {
+                        descriptors = descriptors.saturating_add(chain.descriptors);
+                        chains.push(chain);
+                    }
                     Ok(None) => {
                         end = Ok(Some(Progress::Idle));
                         break;

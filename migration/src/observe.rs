@@ -5,6 +5,11 @@ use crate::report::RoundReport;
 
 /// Told what a migration does, and asked once whether it may be completed.
 pub trait Observer {
+    /// The sources are about to be asked what the running guest dirtied for round `round`. May
+    /// wait, and so pace the rounds.
+    fn before_round(&mut self, round: u32) {
+        let _ = round;
+    }
     /// A round starts; `pages` pages of 4 KiB are to be sent. `last`: the guest is paused.
     fn round_started(&mut self, round: u32, pages: u64, last: bool) {
         let _ = (round, pages, last);

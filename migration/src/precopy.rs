@@ -122,6 +122,7 @@ impl<'g> Migration<'g> {
         )?;
         loop {
             self.round += 1;
+            observer.before_round(self.round);
             let started = Instant::now();
             let dirty = self.collect()?;
             let harvest = started.elapsed();

@@ -5,7 +5,7 @@ use crate::error::VmError;
 use crate::evidence::format_disk;
 use crate::guest::{EmulatedGuest, Shape};
 use crate::incoming::Arrival;
-use crate::machine::Hosting;
+use crate::machine::{Hosting, Remapper};
 use crate::mover::{Move, Outcome, move_guest};
 use migration::observe::Observer;
 use migration::policy::Policy;
@@ -15,7 +15,7 @@ use migration::stream::simple::Simple;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// What to move, and how.
@@ -44,6 +44,20 @@ pub fn migrate_in_process(
     folder: &Path,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, VmError> {
+    migrate_in_process_beside(plan, folder, observer, |_, _| {})
+}
+
+/// [`migrate_in_process`], with `beside` running on a thread of its own until it returns; it is
+/// told by the flag when the move has ended.
+///
+/// # Errors
+/// As [`migrate_in_process`].
+pub fn migrate_in_process_beside(
+    plan: &InProcess,
+    folder: &Path,
+    observer: &mut dyn Observer,
+    beside: impl FnOnce(Remapper, &AtomicBool) + Send,
+) -> Result<Outcome, VmError> {
     let mut disks: Vec<PathBuf> = Vec::new();
     for number in 0..plan.shape.devices {
         let path = folder.join(format!("disk{number}.img"));
@@ -59,7 +73,7 @@ pub fn migrate_in_process(
     let mut guest = EmulatedGuest::boot(&plan.shape, &hosting("source"))?;
     guest.run_for(plan.before, Duration::from_secs(20))?;
     let (here, there) = UnixStream::pair().map_err(VmError::system("make a socket pair"))?;
-    let cancel = AtomicBool::new(false);
+    let (cancel, ended) = (AtomicBool::new(false), AtomicBool::new(false));
     let moving = Move {
         options: Options {
             policy: plan.policy,
@@ -85,7 +99,10 @@ pub fn migrate_in_process(
                 Err(error) => Some(error.to_string()),
             }
         });
+        let (remapper, ended) = (guest.remapper(), &ended);
+        scope.spawn(move || beside(remapper, ended));
         let mut outcome = move_guest(&mut guest, here, &moving, observer);
+        ended.store(true, Ordering::Release);
         match arrival.join() {
             Ok(None) => {}
             Ok(Some(trouble)) => outcome.troubles.push(trouble),

@@ -11,6 +11,7 @@ use driver::dirty::PAGE_SIZE;
 use driver::dirty::harvest::HarvestWidth;
 use driver::memory::DmaMemory;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use vm_memory::Permissions;
@@ -66,6 +67,37 @@ pub(crate) struct Machine {
     pub(crate) memory: DmaMemory,
     pub(crate) cpu_log: Arc<CpuLog>,
     pub(crate) buses: Vec<Arc<EmulatedBus>>,
+    file: Arc<File>,
+}
+
+/// Edits the maps through which a guest's devices reach its memory, while they do.
+#[derive(Clone, Debug)]
+pub struct Remapper {
+    buses: Vec<Arc<EmulatedBus>>,
+    file: Arc<File>,
+}
+
+impl Remapper {
+    /// Maps `size` bytes of guest memory from `offset` on at IOVA `iova`, for every device, in
+    /// place of what was there. Multiples of 4 KiB.
+    ///
+    /// # Errors
+    /// [`VmError::Device`] if the numbers fit neither the memory nor the address space.
+    pub fn map(&self, iova: u64, size: u64, offset: u64) -> Result<(), VmError> {
+        for bus in &self.buses {
+            let dma = bus.function().dma();
+            dma.map(iova, size, &self.file, offset, Permissions::ReadWrite)
+                .map_err(|error| VmError::Device(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the maps of a range, for every device.
+    pub fn unmap(&self, iova: u64, size: u64) {
+        for bus in &self.buses {
+            bus.function().dma().unmap(iova, size);
+        }
+    }
 }
 
 impl Machine {
@@ -121,6 +153,14 @@ impl Machine {
             memory,
             cpu_log,
             buses,
+            file: Arc::new(file),
         })
+    }
+
+    pub(crate) fn remapper(&self) -> Remapper {
+        Remapper {
+            buses: self.buses.clone(),
+            file: Arc::clone(&self.file),
+        }
     }
 }

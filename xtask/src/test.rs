@@ -2,6 +2,7 @@
 
 mod cargo;
 mod guest_disk;
+mod house;
 mod migrate;
 mod served;
 mod tree;
@@ -50,6 +51,11 @@ const PARTS: &[Part] = &[
         run: cargo::fmt,
     },
     Part {
+        name: "house",
+        about: "short files, and unsafe where it may stand",
+        run: house::run,
+    },
+    Part {
         name: "clippy",
         about: "the lints, none allowed",
         run: cargo::clippy,
@@ -68,11 +74,6 @@ const PARTS: &[Part] = &[
         name: "unit",
         about: "all tests of all crates",
         run: cargo::unit,
-    },
-    Part {
-        name: "loom",
-        about: "the models of the memory orderings",
-        run: cargo::loom,
     },
     Part {
         name: "migrate",

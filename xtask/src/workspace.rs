@@ -29,6 +29,11 @@ impl Workspace {
         Ok(Self { root })
     }
 
+    /// The folder of the workspace.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// A cargo command that runs in the workspace's root.
     pub fn cargo(&self) -> Command {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

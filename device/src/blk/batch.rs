@@ -18,6 +18,9 @@ use std::sync::atomic::Ordering;
 
 /// Requests carried out in one step.
 const REQUESTS_MAX: usize = 32;
+/// Descriptors after which no more requests are taken into a step: they are walked with the door
+/// open, and an unmap waits for that.
+const DESCRIPTORS_MAX: u32 = 4096;
 /// Bytes of the bounce buffer, and so of the data of one step.
 pub(super) const BUDGET: usize = 1 << 20;
 
@@ -102,12 +105,16 @@ fn gather(
     };
     queue.disable_notification(mem)?;
     let mut filled = 0;
-    while gathered.jobs.len() < REQUESTS_MAX {
-        let popped = queue.pop(mem).and_then(|chain| {
-            chain.map_or(Ok(None), |chain| {
+    let mut descriptors: u32 = 0;
+    while gathered.jobs.len() < REQUESTS_MAX && descriptors < DESCRIPTORS_MAX {
+        let popped = match queue.pop(mem) {
+            Ok(Some(chain)) => {
+                descriptors = descriptors.saturating_add(chain.descriptors);
                 Request::parse(mem, chain, blk.limits).map(Some)
-            })
-        });
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
         let mut request = match popped {
             Ok(Some(request)) => request,
             Ok(None) => {

@@ -102,8 +102,10 @@ pub struct BlkStats {
     pub flushes: u64,
     /// Requests of any kind answered with another status than OK.
     pub errors: u64,
-    /// Bytes read and written by requests that succeeded.
-    pub bytes: u64,
+    /// Bytes that reads gave to the driver.
+    pub bytes_read: u64,
+    /// Bytes that writes took from the driver. DISCARD and WRITE_ZEROES carry none.
+    pub bytes_written: u64,
 }
 
 /// A block device on a disk.
@@ -300,21 +302,27 @@ struct Counters {
     writes: AtomicU64,
     flushes: AtomicU64,
     errors: AtomicU64,
-    bytes: AtomicU64,
+    bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
 }
 
 impl Counters {
     fn count(&self, op: &Op, status: u8) {
-        let (counter, bytes) = match op {
-            _ if status != status::OK => (&self.errors, 0),
-            Op::Read(extent) => (&self.reads, extent.len),
-            Op::Write(extent) => (&self.writes, extent.len),
-            Op::Discard(_) | Op::WriteZeroes(_) => (&self.writes, 0),
-            Op::Flush => (&self.flushes, 0),
+        let add = |counter: &AtomicU64, n| counter.fetch_add(n, Ordering::Relaxed);
+        match op {
+            _ if status != status::OK => add(&self.errors, 1),
+            Op::Read(extent) => {
+                add(&self.bytes_read, extent.len);
+                add(&self.reads, 1)
+            }
+            Op::Write(extent) => {
+                add(&self.bytes_written, extent.len);
+                add(&self.writes, 1)
+            }
+            Op::Discard(_) | Op::WriteZeroes(_) => add(&self.writes, 1),
+            Op::Flush => add(&self.flushes, 1),
             Op::GetId | Op::Refuse(_) => return,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn stats(&self) -> BlkStats {
@@ -324,7 +332,8 @@ impl Counters {
             writes: load(&self.writes),
             flushes: load(&self.flushes),
             errors: load(&self.errors),
-            bytes: load(&self.bytes),
+            bytes_read: load(&self.bytes_read),
+            bytes_written: load(&self.bytes_written),
         }
     }
 }

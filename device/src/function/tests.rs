@@ -2,7 +2,7 @@
 //!
 //! Offsets and bits are typed again from the specification.
 
-use super::core::{Core, Machinery};
+use super::inner::{Core, Machinery};
 use super::*;
 use crate::engine::EngineEvents;
 use crate::queue::Virtqueue;
@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 mod life;
+mod real;
 mod tracking;
 mod windows;
 

@@ -22,6 +22,8 @@ pub struct Chain {
     pub readable: Vec<(u64, u32)>,
     /// Buffers the device writes, as (IOVA, bytes), in order.
     pub writable: Vec<(u64, u32)>,
+    /// Descriptors visited: what the walk cost, empty buffers and tables included.
+    pub descriptors: u32,
 }
 
 impl Chain {
@@ -54,6 +56,8 @@ impl Chain {
                 return Err(bad(format!("longer than its table of {entries}: a loop")));
             };
             left = rest;
+            // At most 65535 of the queue's table and 65535 of an indirect one.
+            chain.descriptors = chain.descriptors.saturating_add(1);
             let desc = read(mem, table, index).map_err(&bad)?;
             let (addr, len, flags) = (desc.addr.get(), desc.len.get(), desc.flags.get());
 

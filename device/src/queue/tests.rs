@@ -459,6 +459,7 @@ fn naive_walk(table: &[Raw], inner: &[Raw], head: u16) -> Option<Chain> {
         }
     }
     let mut list = follow(table, head)?;
+    let mut extra = 0;
     let last = *list.last()?;
     if last.flags & INDIRECT != 0 {
         let count = usize::try_from(last.len / 16).ok()?;
@@ -466,6 +467,7 @@ fn naive_walk(table: &[Raw], inner: &[Raw], head: u16) -> Option<Chain> {
             return None;
         }
         list.pop();
+        extra = 1;
         list.extend(follow(&inner[..count], 0)?);
     }
     if list.iter().any(|d| d.flags & INDIRECT != 0) {
@@ -488,6 +490,7 @@ fn naive_walk(table: &[Raw], inner: &[Raw], head: u16) -> Option<Chain> {
         head,
         readable: side(0),
         writable: side(WRITE),
+        descriptors: u32::try_from(list.len() + extra).ok()?,
     })
 }
 

@@ -38,7 +38,8 @@ fn head(ring: &DmaMemory, n: u64) -> u16 {
 }
 
 fn finish(ring: &DmaMemory, n: u16, id: u16, len: u32) {
-    let used = 8 * 16 + 24;
+    // The first page boundary after the 8 descriptors and the available ring.
+    let used = 4096;
     let entry = used + 4 + 8 * u64::from(n);
     ring.store_u32(entry, u32::from(id), Ordering::Relaxed)
         .unwrap();

@@ -3,6 +3,7 @@
 //! Memory is written and never believed: which descriptors belong to which request is kept here,
 //! so a device that scribbles over the tables cannot lead the driver anywhere.
 
+use crate::dirty::PAGE_SIZE;
 use crate::error::DriverError;
 use crate::memory::DmaMemory;
 use crate::transport::QueueSetup;
@@ -68,10 +69,12 @@ struct Layout {
 }
 
 impl Layout {
+    /// What the device writes, the used ring, has pages of its own: a page that both sides write
+    /// would be reported by the CPU's log whenever the device's tracker forgets it.
     fn new(size: u16) -> Self {
         let avail = ring::desc_bytes(size);
-        let used = (avail + ring::avail_bytes(size)).next_multiple_of(ring::USED_ALIGN);
-        let indirect = (used + ring::used_bytes(size)).next_multiple_of(ring::DESC_ALIGN);
+        let used = (avail + ring::avail_bytes(size)).next_multiple_of(PAGE_SIZE);
+        let indirect = (used + ring::used_bytes(size)).next_multiple_of(PAGE_SIZE);
         Self {
             avail,
             used,

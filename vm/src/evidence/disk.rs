@@ -38,6 +38,26 @@ pub fn format_disk(path: &Path, disk: u16, blocks: u64) -> Result<(), VmError> {
     file.flush().map_err(VmError::file("format the disk", path))
 }
 
+/// Whether a file may be overwritten without regret: its first block, if it has one, holds
+/// nothing or a block of ours.
+///
+/// # Errors
+/// [`VmError::File`].
+pub fn is_ours(path: &Path) -> Result<bool, VmError> {
+    let mut file = File::open(path).map_err(VmError::file("open the disk", path))?;
+    let mut page: Page = [0; BLOCK_BYTES];
+    if let Err(error) = file.read_exact(&mut page) {
+        return match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Ok(true),
+            _ => Err(VmError::file("read the disk", path)(error)),
+        };
+    }
+    let (block, sequence) = Stamp::head(&page);
+    let ours =
+        u32::try_from(sequence).is_ok_and(|sequence| Stamp { block, sequence }.matches(&page));
+    Ok(ours || page.iter().all(|byte| *byte == 0))
+}
+
 /// Reads the disks and holds every block to its last acknowledged write.
 ///
 /// # Errors

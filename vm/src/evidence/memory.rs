@@ -15,7 +15,7 @@ const CHUNK: usize = 1 << 20;
 /// How many differing pages are named.
 const EXAMPLES: usize = 8;
 
-fn dump_path(folder: &Path) -> PathBuf {
+pub(super) fn dump_path(folder: &Path) -> PathBuf {
     folder.join("destination.ram")
 }
 
@@ -26,8 +26,6 @@ pub struct MemoryVerdict {
     pub compared: u64,
     /// Differing pages that a device writes: the tracker lost them.
     pub lost_device: u64,
-    /// Differing pages that a device and the CPU write: one of the two sources lost them.
-    pub lost_shared: u64,
     /// Differing pages that only the CPU writes: CpuLog lost them.
     pub lost_cpu: u64,
     /// Differing pages that nobody writes.
@@ -37,14 +35,9 @@ pub struct MemoryVerdict {
 }
 
 impl MemoryVerdict {
-    /// Pages that the device's tracker must answer for.
-    pub fn lost_by_tracker(&self) -> u64 {
-        self.lost_device + self.lost_shared
-    }
-
     /// Whether both memories are the same.
     pub fn same(&self) -> bool {
-        self.lost_device + self.lost_shared + self.lost_cpu + self.lost_unused == 0
+        self.lost_device + self.lost_cpu + self.lost_unused == 0
     }
 }
 
@@ -111,7 +104,6 @@ pub fn compare_memory(
             }
             match class {
                 PageClass::Device => verdict.lost_device += 1,
-                PageClass::Shared => verdict.lost_shared += 1,
                 PageClass::Cpu => verdict.lost_cpu += 1,
                 PageClass::Unused => verdict.lost_unused += 1,
             }

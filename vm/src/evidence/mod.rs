@@ -7,7 +7,7 @@ mod disk;
 mod memory;
 mod requests;
 
-pub use disk::{DiskVerdict, format_disk, judge_disk};
+pub use disk::{DiskVerdict, format_disk, is_ours, judge_disk};
 pub use memory::{MemoryVerdict, compare_memory, dump_memory};
 pub use requests::{LastWrites, RequestVerdict, judge_requests};
 
@@ -25,6 +25,23 @@ pub(crate) fn leave_after(folder: &Path, after: &After) -> Result<(), VmError> {
     let path = after_path(folder);
     let written = std::fs::write(&path, crate::guest::encode("what came after", after)?);
     written.map_err(VmError::file("write", &path))
+}
+
+/// Makes `folder` ready for a run: there, and without what a destination of an earlier run left.
+///
+/// # Errors
+/// [`VmError::File`].
+pub fn prepare(folder: &Path) -> Result<(), VmError> {
+    std::fs::create_dir_all(folder).map_err(VmError::file("make the folder", folder))?;
+    for path in [after_path(folder), memory::dump_path(folder)] {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(VmError::file("remove", &path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// What became of the guest at the destination.

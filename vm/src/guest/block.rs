@@ -60,7 +60,14 @@ impl Stamp {
         words.iter().zip(self.words()).all(same)
     }
 
-    /// What a page says it holds.
+    /// What a page says it holds: block and sequence.
+    pub fn head(page: &Page) -> (u64, u64) {
+        let mut first = [0; 16];
+        first.copy_from_slice(&page[..16]);
+        Self::read(first)
+    }
+
+    /// What the first bytes of a page say it holds: block and sequence.
     pub fn read(first: [u8; 16]) -> (u64, u64) {
         let [a, b] = [&first[..8], &first[8..]].map(|half| {
             let mut bytes = [0; 8];

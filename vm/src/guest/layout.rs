@@ -47,8 +47,6 @@ pub enum PageClass {
     Cpu,
     /// A device: data read from disk, used rings, status bytes.
     Device,
-    /// Both: where a ring's parts share a page.
-    Shared,
 }
 
 /// Where one virtual CPU's things lie. Addresses are IOVAs, all multiples of 4 KiB.
@@ -170,18 +168,7 @@ impl Layout {
             paint(place.sequences, place.blocks * 4, PageClass::Cpu);
         }
         for &(at, bytes) in used_rings {
-            // A page that the used ring has for itself is the device's; at its ends the driver
-            // may have something of its own.
-            let whole_start = at.is_multiple_of(PAGE_SIZE);
-            for page in at / PAGE_SIZE..(at + bytes).div_ceil(PAGE_SIZE) {
-                let own = whole_start && self.after_ring_part(page, at + bytes);
-                let class = if own {
-                    PageClass::Device
-                } else {
-                    PageClass::Shared
-                };
-                paint(page * PAGE_SIZE, 1, class);
-            }
+            paint(at, bytes, PageClass::Device);
         }
         paint(
             self.frames_at,
@@ -189,16 +176,6 @@ impl Layout {
             PageClass::Device,
         );
         classes
-    }
-
-    /// Whether nothing but padding follows `end` within `page`: the ring's indirect tables start
-    /// on the next page then, or not at all.
-    fn after_ring_part(&self, page: u64, end: u64) -> bool {
-        let next = end.next_multiple_of(PAGE_SIZE);
-        let tables = u64::from(self.shape.queue_size) * 512;
-        let bytes = SplitQueue::bytes_needed(self.shape.queue_size);
-        let starts = self.places.iter().map(|place| place.ring + bytes - tables);
-        page * PAGE_SIZE < next && !starts.into_iter().any(|s| s >= end && s < next)
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) use saved::{SavedDevice, SavedVcpu, decode, encode};
 
 use crate::cpu_log::CpuLogSource;
 use crate::error::VmError;
-use crate::machine::{Hosting, Machine};
+use crate::machine::{Hosting, Machine, Remapper};
 use block::Stamp;
 use driver::Transport;
 use driver::bus::Bus;
@@ -207,6 +207,11 @@ impl EmulatedGuest {
     /// What it has done.
     pub fn progress(&self) -> Progress {
         self.counters().read()
+    }
+
+    /// The means to edit its devices' maps while they run.
+    pub fn remapper(&self) -> Remapper {
+        self.machine.remapper()
     }
 
     /// Its counters, to be read while somebody else holds the guest.

@@ -1,7 +1,5 @@
 //! The parts that are cargo's: formatting, lints, documentation, builds, tests.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Options;
@@ -48,55 +46,27 @@ pub fn build(workspace: &Workspace, _options: &Options) -> Result<String> {
     Ok("built".into())
 }
 
-/// All tests of the workspace. Tests marked `#[ignore]` are the long ones, run by `--full`.
-pub fn unit(workspace: &Workspace, options: &Options) -> Result<String> {
+/// All tests of the workspace, counted: a skipped test is a failure, and so is none at all.
+pub fn unit(workspace: &Workspace, _options: &Options) -> Result<String> {
     let mut command = workspace.cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
-    if options.full {
-        command.args(["--", "--include-ignored"]);
-    }
-    counted(&mut command)
-}
-
-/// The loom models, which need a build of their own, since loom replaces the atomics.
-pub fn loom(workspace: &Workspace, _options: &Options) -> Result<String> {
-    let mut command = workspace.cargo();
-    command.args([
-        "test",
-        "--release",
-        "-p",
-        "device",
-        "--lib",
-        "loom",
-        "--target-dir",
-    ]);
-    command
-        .arg(workspace.target().join("loom"))
-        .env("RUSTFLAGS", "--cfg loom");
-    counted(&mut command)
-}
-
-/// Runs tests and counts them: a filter that matches nothing would pass otherwise.
-fn counted(command: &mut Command) -> Result<String> {
-    let (text, status) = process::tee(command)?;
-    let counts = counts(&text);
+    let (text, status) = process::tee(&mut command)?;
+    let Counts {
+        passed,
+        failed,
+        ignored,
+    } = counts(&text);
+    let shown = process::shown(&command);
     ensure!(
-        status.success() && counts.failed == 0,
-        "`{}` ended with {status}; {} tests passed, {} failed",
-        process::shown(command),
-        counts.passed,
-        counts.failed
+        status.success() && failed == 0,
+        "`{shown}` ended with {status}; {passed} tests passed, {failed} failed"
     );
+    ensure!(passed > 0, "`{shown}` ran no test");
     ensure!(
-        counts.passed > 0,
-        "`{}` ran no test",
-        process::shown(command)
+        ignored == 0,
+        "`{shown}` skipped {ignored} tests; none may be skipped"
     );
-    let left = match counts.ignored {
-        0 => String::new(),
-        long => format!(", {long} left to --full"),
-    };
-    Ok(format!("{} tests{left}", counts.passed))
+    Ok(format!("{passed} tests"))
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -302,7 +302,7 @@ fn impossible_chains_and_states_are_refused() {
     let check = |field: &str, spoil: fn(&mut SplitQueueState)| {
         let mut state = good.clone();
         spoil(&mut state);
-        let memory = memory(0x1000, 0x1000);
+        let memory = memory(SplitQueue::bytes_needed(4).next_multiple_of(4096), 0x1000);
         match SplitQueue::resume(memory, 4, Features::empty(), &state) {
             Err(DriverError::BadState { field: named, .. }) => assert_eq!(named, field),
             other => panic!("{field}: {other:?}"),

@@ -1,0 +1,167 @@
+//! The command line.
+
+use crate::size;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::str::FromStr;
+use vm::MarkingMode;
+use vm::guest::Pattern;
+
+/// Moves, tracks and suspends virtio devices.
+#[derive(Debug, Parser)]
+#[command(name = "tidemark", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Moves an emulated guest with its devices to another process and proves that nothing was
+    /// lost.
+    Migrate(MigrateArgs),
+    /// Receives a guest from `tidemark migrate` and runs it on.
+    Receive(ReceiveArgs),
+    /// Serves an emulated device to a VMM.
+    Device(crate::device::DeviceArgs),
+}
+
+/// Where the other side is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            _ => Err(format!("expected unix:PATH, got '{text}'")),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum TrackerArg {
+    /// The device sets one bit for each page.
+    Bitmap,
+    /// The device sets whole bytes of the bitmap.
+    Bytes,
+    /// The device marks nothing: the negative control, which must lose pages.
+    Off,
+}
+
+impl From<TrackerArg> for MarkingMode {
+    fn from(arg: TrackerArg) -> Self {
+        match arg {
+            TrackerArg::Bitmap => Self::Bits,
+            TrackerArg::Bytes => Self::Bytes,
+            TrackerArg::Off => Self::Off,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum StateArg {
+    /// Queue state through registers of the common configuration.
+    Regs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum WorkloadArg {
+    /// Every page equally often.
+    Random,
+    /// A few pages most of the time.
+    Zipf,
+    /// One page after the other.
+    Sequential,
+}
+
+impl From<WorkloadArg> for Pattern {
+    fn from(arg: WorkloadArg) -> Self {
+        match arg {
+            WorkloadArg::Random => Self::Random,
+            WorkloadArg::Zipf => Self::Zipf,
+            WorkloadArg::Sequential => Self::Sequential,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// How the device tracks the pages that it writes.
+    #[arg(long, value_enum, default_value = "bitmap")]
+    pub tracker: TrackerArg,
+    /// How the state of devices is read and written.
+    #[arg(long, value_enum, default_value = "regs")]
+    pub state: StateArg,
+    /// Block devices of the guest.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub devices: u16,
+    /// Memory of the guest; sizes take K, M, G.
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size::parse)]
+    pub memory: u64,
+    /// Which disk blocks, and so which pages, the guest uses.
+    #[arg(long, value_enum, default_value = "random")]
+    pub workload: WorkloadArg,
+    /// Queues of each device; each has a virtual CPU of its own.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub queues: u16,
+    /// Seed of everything random.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Page size to track with: a power of two from 4K.
+    #[arg(long, visible_alias = "gra", value_name = "SIZE", default_value = "4K", value_parser = size::parse)]
+    pub granularity: u64,
+    /// Disk of a device, for each device one: its contents are overwritten. Default: temporary
+    /// files.
+    #[arg(long, value_name = "FILE")]
+    pub disk: Vec<PathBuf>,
+    /// Overwrites a disk even if it holds something else than an earlier run's blocks.
+    #[arg(long, requires = "disk")]
+    pub overwrite: bool,
+    /// Size of temporary disks.
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse, conflicts_with = "disk")]
+    pub disk_size: u64,
+    /// Sends the guest to a `tidemark receive` instead of a process of its own. Both need the same
+    /// disks and the same folder for evidence.
+    #[arg(long, value_name = "unix:PATH", requires_all = ["disk", "evidence"])]
+    pub to: Option<Target>,
+    /// Folder where both sides leave their evidence, kept. Default: a temporary one.
+    #[arg(long, value_name = "DIR")]
+    pub evidence: Option<PathBuf>,
+    /// Plain copies of the memory over the same socket, made first, for comparison.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub plain_copies: u32,
+    /// Rounds after which the guest is stopped whatever it dirties.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..))]
+    pub max_rounds: u32,
+    /// Prints one JSON object as the last line instead of the table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ReceiveArgs {
+    /// Where to wait for the guest.
+    #[arg(long, value_name = "unix:PATH")]
+    pub listen: Target,
+    /// Disk of a device, for each device one: the same as the source's.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub disk: Vec<PathBuf>,
+    /// Folder for evidence: the same as the source's.
+    #[arg(long, value_name = "DIR")]
+    pub evidence: Option<PathBuf>,
+    /// Most memory that a guest may have.
+    #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size::parse)]
+    pub memory_max: u64,
+    /// Requests that the guest completes here before it is stopped.
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub requests: u64,
+    /// Prints one JSON object as the last line.
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,61 @@
+//! `tidemark receive`.
+
+use crate::args::{ReceiveArgs, Target};
+use crate::exit::{Failed, Usage};
+use anyhow::Context;
+use migration::receive::receive;
+use migration::stream::simple::Simple;
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+use vm::{Arrival, Hosting};
+
+/// How long the guest may take for its requests here.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the first line of output says once a source may connect.
+pub const LISTENING: &str = "listening on ";
+
+pub fn run(args: &ReceiveArgs) -> anyhow::Result<()> {
+    let Target::Unix(path) = &args.listen;
+    for disk in &args.disk {
+        std::fs::metadata(disk)
+            .map_err(|error| Usage(format!("cannot open the disk {}: {error}", disk.display())))?;
+    }
+    let listener = UnixListener::bind(path)
+        .map_err(|error| Usage(format!("cannot listen on unix:{}: {error}", path.display())))?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{LISTENING}unix:{}", path.display())?;
+    out.flush()?;
+    let (socket, _) = listener.accept().context("waiting for a source")?;
+    std::fs::remove_file(path).context("removing the socket")?;
+
+    let hosting = Hosting {
+        disks: args.disk.clone(),
+        evidence: args.evidence.clone(),
+        side: "destination".to_owned(),
+    };
+    let mut arrival = Arrival::new(hosting, args.memory_max);
+    let mut stream = Simple::destination(socket);
+    let received = receive(&mut stream, &mut arrival)
+        .map_err(|error| Failed(format!("no guest arrived: {error}")))?;
+    let after = arrival.finish(args.requests, PATIENCE)?;
+    if args.json {
+        let object = serde_json::json!({
+            "arrived": true,
+            "rounds": received.rounds,
+            "pages": received.pages,
+            "requests": after.completed,
+            "drained": after.drained,
+        });
+        println!("{object}");
+    } else {
+        println!(
+            "the guest arrived in {} rounds, completed {} requests here and was stopped",
+            received.rounds, after.completed
+        );
+    }
+    // The source waits for the hang-up: only now is everything in its place.
+    drop(stream);
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! `tidemark migrate` and `receive` as people run them: results, exit codes, one clear line.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn tidemark(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark"));
+    command.args(args).env_remove("RUST_LOG");
+    command
+}
+
+fn output(args: &[&str]) -> Output {
+    tidemark(args).output().unwrap()
+}
+
+fn json(output: &[u8]) -> serde_json::Value {
+    let text = std::str::from_utf8(output).unwrap();
+    serde_json::from_str(text.lines().last().expect("a last line")).unwrap()
+}
+
+/// A small guest, so that a run takes a second or two.
+const SMALL: [&str; 8] = [
+    "migrate",
+    "--json",
+    "--memory",
+    "64M",
+    "--disk-size",
+    "8M",
+    "--queues",
+    "2",
+];
+
+#[test]
+fn without_arguments_it_says_what_it_can_do() {
+    let output = output(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stderr).unwrap();
+    for command in ["migrate", "receive", "device"] {
+        assert!(text.contains(command), "{text}");
+    }
+}
+
+#[test]
+fn a_move_between_processes_is_proved() {
+    for workload in ["random", "zipf", "sequential"] {
+        let output = tidemark(&SMALL)
+            .args(["--workload", workload])
+            .output()
+            .unwrap();
+        let figures = json(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{figures:#}");
+        assert_eq!(figures["verified"], true);
+        assert_eq!(figures["memory"]["compared"], 64 << 8);
+        assert!(
+            figures["redirtied_rounds"].as_u64() >= Some(3),
+            "{figures:#}"
+        );
+        assert!(figures["in_flight_at_suspend"].as_u64() > Some(0));
+        assert!(figures["requests_at_destination"].as_u64() > Some(0));
+    }
+}
+
+#[test]
+fn two_devices_and_byte_marking() {
+    let output = tidemark(&SMALL)
+        .args(["--devices", "2", "--tracker", "bytes", "--gra", "64K"])
+        .output()
+        .unwrap();
+    let figures = json(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{figures:#}");
+    assert_eq!(figures["granularity"][2]["bytes"], 64 << 10);
+}
+
+#[test]
+fn without_the_tracker_pages_are_lost_and_it_says_so() {
+    for workload in ["random", "zipf", "sequential"] {
+        let output = tidemark(&SMALL)
+            .args(["--tracker", "off", "--workload", workload])
+            .output()
+            .unwrap();
+        let figures = json(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{figures:#}");
+        assert_eq!(figures["verified"], false);
+        assert!(figures["lost_pages"].as_u64() > Some(0), "{figures:#}");
+        assert_eq!(figures["source_whole"], true, "{figures:#}");
+    }
+}
+
+/// The error line and the exit code of a run that must fail.
+fn refused(args: &[&str], code: i32, says: &str) {
+    let output = output(args);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+    assert!(text.contains(says), "{args:?}: {text}");
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+#[test]
+fn wrong_usage_is_told_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let evidence = path("evidence");
+    let empty = path("empty");
+    std::fs::write(&empty, b"").unwrap();
+    let small = path("small");
+    std::fs::write(&small, vec![0; 8192]).unwrap();
+    let precious = path("precious");
+    std::fs::write(&precious, vec![7; 16 << 20]).unwrap();
+
+    refused(&["migrate", "--memory", "1X"], 2, "1X");
+    refused(&["migrate", "--memory", "1000"], 2, "4 KiB");
+    refused(&["migrate", "--memory", "0"], 2, "4 KiB");
+    refused(&["migrate", "--memory", "64K"], 2, "memory");
+    refused(&["migrate", "--queues", "0"], 2, "queues");
+    refused(&["migrate", "--devices", "0"], 2, "devices");
+    refused(&["migrate", "--queues", "65"], 2, "queues");
+    refused(&["migrate", "--gra", "5K"], 2, "power of two");
+    refused(&["migrate", "--workload", "gentle"], 2, "gentle");
+    refused(&["migrate", "--disk-size", "4K"], 2, "disk");
+    refused(&["migrate", "--disk", &path("missing")], 2, "missing");
+    refused(&["migrate", "--disk", &empty], 2, "disk");
+    refused(&["migrate", "--disk", &small], 2, "disk");
+    refused(&["migrate", "--disk", &precious], 2, "--overwrite");
+    refused(
+        &["migrate", "--disk", &precious, "--disk", &small],
+        2,
+        "one for each",
+    );
+    refused(&["migrate", "--to", "carrier:pigeon"], 2, "unix:PATH");
+    refused(&["migrate", "--to", "unix:/x"], 2, "--disk");
+    assert_eq!(std::fs::read(&precious).unwrap(), vec![7; 16 << 20]);
+
+    let disk = path("disk");
+    std::fs::write(&disk, vec![0; 8 << 20]).unwrap();
+    let nobody = format!("unix:{}", path("nobody"));
+    let to = [
+        "migrate",
+        "--memory",
+        "64M",
+        "--disk",
+        &disk,
+        "--evidence",
+        &evidence,
+    ];
+    let to: Vec<&str> = to.into_iter().chain(["--to", nobody.as_str()]).collect();
+    refused(&to, 3, "cannot reach");
+}
+
+/// Kills the destination when the source logs the round; the source must go on, whole.
+fn killed_in_round(round: &str) {
+    let mut source = tidemark(&SMALL)
+        .env("RUST_LOG", "info")
+        .env("NO_COLOR", "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(source.stderr.take().unwrap());
+    let (mut line, mut pid, mut seen) = (String::new(), None, String::new());
+    while log.read_line(&mut line).unwrap() > 0 {
+        if let Some(at) = line.find("pid=") {
+            pid = line[at + 4..].trim().parse::<i32>().ok();
+        }
+        seen += &line;
+        if line.contains(&format!("round={round} ")) {
+            let pid = rustix::process::Pid::from_raw(pid.expect("the log names the process"));
+            let killed = rustix::process::kill_process(pid.unwrap(), rustix::process::Signal::KILL);
+            killed.unwrap();
+            break;
+        }
+        line.clear();
+    }
+    log.read_to_string(&mut seen).unwrap();
+    let mut out = Vec::new();
+    source.stdout.take().unwrap().read_to_end(&mut out).unwrap();
+    let status = source.wait().unwrap();
+    let figures = json(&out);
+    assert_eq!(status.code(), Some(1), "round {round}: {figures:#}");
+    assert_eq!(figures["moved"], false, "round {round}: {figures:#}");
+    assert_eq!(figures["source_whole"], true, "round {round}: {figures:#}");
+    assert_eq!(figures["requests"]["lost"], 0);
+    assert!(seen.contains("the destination vanished"), "{seen}");
+    assert!(!seen.contains("panicked"), "{seen}");
+    let lines = seen.lines().filter(|line| line.starts_with("tidemark: "));
+    assert_eq!(lines.count(), 1, "one clear line: {seen}");
+}
+
+#[test]
+fn a_destination_that_is_killed_leaves_the_source_whole() {
+    for round in ["1", "2", "4", "5"] {
+        killed_in_round(round);
+    }
+}
+
+#[test]
+fn a_receiver_of_ones_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (disk, evidence) = (at("disk"), at("evidence"));
+    let socket = format!("unix:{}", at("socket"));
+    std::fs::write(&disk, vec![0; 8 << 20]).unwrap();
+    std::fs::create_dir(Path::new(&evidence)).unwrap();
+    let mut receiver = tidemark(&["receive", "--json", "--listen", &socket])
+        .args(["--disk", &disk, "--evidence", &evidence])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(receiver.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert!(line.starts_with("listening on "), "{line}");
+    let source = tidemark(&["migrate", "--json", "--memory", "64M", "--queues", "2"])
+        .args(["--disk", &disk, "--evidence", &evidence, "--to", &socket])
+        .output()
+        .unwrap();
+    let mut rest = Vec::new();
+    out.read_to_end(&mut rest).unwrap();
+    assert_eq!(receiver.wait().unwrap().code(), Some(0));
+    assert_eq!(json(&rest)["drained"], true);
+    let figures = json(&source.stdout);
+    assert_eq!(source.status.code(), Some(0), "{figures:#}");
+}

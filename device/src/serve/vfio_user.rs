@@ -1,0 +1,219 @@
+//! A function served over a vfio-user socket, as QEMU's `vfio-user-pci` connects to one.
+//!
+//! The `vfio_user` crate reads one client's messages, one after the other, on the thread that
+//! calls [`VfioUserServer::run`]. It has one rule for whoever is behind it: an error answer to a
+//! message takes the stream out of step, because the crate sends it with another length than the
+//! client expects, and sends it for posted writes too. So nothing that a client or its guest
+//! sends is answered with an error: what cannot be done is logged, and its effect is what hardware
+//! would do, reads of ones and lost writes.
+
+mod backend;
+mod interrupts;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use crate::function::{MsixOwner, PciFunction};
+use backend::Backend;
+use interrupts::EventFds;
+use socket::SocketFile;
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use vfio_bindings::bindings::vfio::{
+    VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_CONFIG_REGION_INDEX,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS, VFIO_REGION_INFO_FLAG_READ,
+    VFIO_REGION_INFO_FLAG_WRITE, vfio_region_info,
+};
+use vfio_user::{IrqInfo, Server, ServerRegion};
+
+/// Bytes of configuration space: extended capabilities need all of PCI Express's.
+const CONFIG_SIZE: u64 = 4096;
+/// A client's reset is answered within this time. QEMU waits 5 s for any answer.
+const RESET_WAIT: Duration = Duration::from_secs(4);
+
+/// Why a function cannot be served, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A server listens on the socket already.
+    #[error("{path} is in use: another server listens on it; stop it or choose another path")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something else than a socket is at the path.
+    #[error("{path} exists and is no socket; a path to be created was expected, choose another")]
+    NotASocket {
+        /// What was in the way.
+        path: PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error(
+        "cannot listen on {path}: {error}; a path of at most 107 bytes in a folder that can be written was expected"
+    )]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// No client can be accepted any more.
+    #[error("cannot accept a client: {0}")]
+    Accept(#[source] io::Error),
+    /// The client sent what is not vfio-user. Its connection was closed.
+    #[error("the client broke the vfio-user protocol: {0}")]
+    Protocol(String),
+}
+
+/// A function behind a listening socket.
+pub struct VfioUserServer {
+    server: Server,
+    socket: SocketFile,
+    function: Arc<PciFunction>,
+}
+
+impl fmt::Debug for VfioUserServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VfioUserServer")
+            .field("socket", &self.socket)
+            .field("function", &self.function)
+            .finish_non_exhaustive()
+    }
+}
+
+impl VfioUserServer {
+    /// Listens on `path`. A client can connect from when this returns.
+    ///
+    /// The socket of a server that died is replaced. The socket's file is removed with the server.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::InUse`], [`ServeError::NotASocket`] or [`ServeError::Bind`].
+    pub fn bind(path: &Path, function: Arc<PciFunction>) -> Result<Self, ServeError> {
+        let (listener, socket) = SocketFile::listen(path)?;
+        let server = Server::from_owned_fd(listener.into(), true, irqs(&function), regions());
+        Ok(Self {
+            server,
+            socket,
+            function,
+        })
+    }
+
+    /// Serves one client until it disconnects; then the function is as after power-on: reset, no
+    /// memory mapped, no interrupt connected. May be called again for the next client.
+    ///
+    /// There is no way to end it from outside: who must stop early resets the function, removes
+    /// the socket's file and lets the process end.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::Accept`], or [`ServeError::Protocol`], after which the next client may come.
+    pub fn run(&self) -> Result<(), ServeError> {
+        let eventfds = Arc::new(EventFds::new(self.function.vectors()));
+        let sink = Arc::clone(&eventfds);
+        self.function.set_interrupts(sink, MsixOwner::Vmm);
+        let mut backend = Backend::new(Arc::clone(&self.function), Arc::clone(&eventfds));
+        // The crate panics on a VERSION message without its JSON text.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.server.run(&mut backend)));
+        self.power_on(&eventfds);
+        match ended {
+            Ok(result) => result.or_else(judge),
+            Err(_) => Err(ServeError::Protocol(
+                "its VERSION message is malformed; version 0.x with a JSON text was expected"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// Where the server listens.
+    pub fn path(&self) -> &Path {
+        self.socket.path()
+    }
+
+    /// Removes the socket's file, if it is still this server's. Who is connected stays so.
+    pub fn remove_socket(&self) {
+        self.socket.remove();
+    }
+
+    /// Queues first, because they use the maps.
+    fn power_on(&self, eventfds: &EventFds) {
+        if !self.function.reset_and_wait(RESET_WAIT) {
+            tracing::warn!("the function is still resetting after its client has gone");
+        }
+        self.function.dma().unmap(0, u64::MAX);
+        eventfds.clear();
+    }
+}
+
+/// A client may go at any time and in the middle of a message: that is an end like any other.
+fn judge(error: vfio_user::Error) -> Result<(), ServeError> {
+    use vfio_user::Error;
+    match error {
+        Error::SocketAccept(error) => Err(ServeError::Accept(error)),
+        Error::StreamRead(error) | Error::StreamWrite(error) => {
+            tracing::info!(%error, "the client is gone");
+            Ok(())
+        }
+        Error::ReceiveWithFd(error) => {
+            tracing::info!(%error, "the client is gone");
+            Ok(())
+        }
+        other => Err(ServeError::Protocol(other.to_string())),
+    }
+}
+
+/// All regions that VFIO knows; those that the function lacks have no bytes.
+fn regions() -> Vec<ServerRegion> {
+    let region = |index| {
+        let size = region_size(index);
+        let flags = match size {
+            0 => 0,
+            _ => VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE,
+        };
+        ServerRegion {
+            region_info: vfio_region_info {
+                argsz: u32::try_from(size_of::<vfio_region_info>()).unwrap_or(u32::MAX),
+                flags,
+                index,
+                cap_offset: 0,
+                size,
+                offset: 0,
+            },
+            sparse_areas: Vec::new(),
+            mmap_fd: None,
+        }
+    };
+    (0..VFIO_PCI_NUM_REGIONS).map(region).collect()
+}
+
+/// Bytes of a region, 0 if the function has none.
+fn region_size(index: u32) -> u64 {
+    match index {
+        VFIO_PCI_CONFIG_REGION_INDEX => CONFIG_SIZE,
+        // 6 would be the expansion ROM.
+        0..=5 => u8::try_from(index).map_or(0, PciFunction::bar_size),
+        _ => 0,
+    }
+}
+
+/// All kinds of interrupts that VFIO knows; only MSI-X has vectors.
+fn irqs(function: &PciFunction) -> Vec<IrqInfo> {
+    let irq = |index| {
+        let (flags, count) = match index {
+            VFIO_PCI_MSIX_IRQ_INDEX => (
+                VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE,
+                u32::from(function.vectors()),
+            ),
+            _ => (0, 0),
+        };
+        IrqInfo {
+            index,
+            flags,
+            count,
+        }
+    };
+    (0..VFIO_PCI_NUM_IRQS).map(irq).collect()
+}

@@ -1,0 +1,135 @@
+//! One eventfd per MSI-X vector, as the client sends them.
+
+use crate::function::InterruptSink;
+use std::fs::{self, File};
+use std::io::Write;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use vfio_bindings::bindings::vfio::{
+    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
+};
+
+/// What one SET_IRQS message asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// No vector has an eventfd any more.
+    DisableAll,
+    /// These vectors get the eventfds of the message; those for which there is none lose theirs.
+    Connect(Range<usize>),
+    /// Raise these vectors, as if the device had.
+    Trigger(Range<usize>),
+}
+
+impl Request {
+    /// None if it is none of the forms that VFIO defines for vectors that cannot be masked.
+    pub(super) fn parse(flags: u32, start: u32, count: u32) -> Option<Self> {
+        const DISABLE_OR_TRIGGER: u32 = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
+        const CONNECT: u32 = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+        let start = usize::try_from(start).ok()?;
+        let vectors = start..start.checked_add(usize::try_from(count).ok()?)?;
+        match (flags, count) {
+            (DISABLE_OR_TRIGGER, 0) => Some(Self::DisableAll),
+            (DISABLE_OR_TRIGGER, _) => Some(Self::Trigger(vectors)),
+            (CONNECT, _) => Some(Self::Connect(vectors)),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Vector {
+    eventfd: Option<File>,
+    /// Raised while there was no eventfd. QEMU takes all of them away for a moment when it enables
+    /// one vector more, and an interrupt lost then would leave the guest waiting for ever.
+    pending: bool,
+}
+
+impl Vector {
+    fn raise(&mut self) {
+        self.pending = true;
+        self.deliver();
+    }
+
+    fn deliver(&mut self) {
+        let Some(eventfd) = self.eventfd.as_mut().filter(|_| self.pending) else {
+            return;
+        };
+        self.pending = false;
+        match eventfd.write_all(&1_u64.to_ne_bytes()) {
+            Ok(()) => {}
+            // The counter is full: the client has been told often enough.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => tracing::warn!(%error, "an interrupt could not be sent"),
+        }
+    }
+}
+
+/// The vectors of one client.
+#[derive(Debug)]
+pub(super) struct EventFds(Mutex<Vec<Vector>>);
+
+impl EventFds {
+    pub(super) fn new(vectors: u16) -> Self {
+        Self(Mutex::new(
+            (0..vectors).map(|_| Vector::default()).collect(),
+        ))
+    }
+
+    fn vectors(&self) -> MutexGuard<'_, Vec<Vector>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn carry_out(&self, request: Request, fds: Vec<File>) {
+        let mut vectors = self.vectors();
+        match request {
+            Request::DisableAll => vectors.iter_mut().for_each(|vector| vector.eventfd = None),
+            Request::Trigger(range) => selected(&mut vectors, range).for_each(Vector::raise),
+            Request::Connect(range) => {
+                let mut fds = fds.into_iter();
+                for vector in selected(&mut vectors, range) {
+                    vector.eventfd = fds.next().filter(is_eventfd);
+                    vector.deliver();
+                }
+            }
+        }
+    }
+
+    /// After a reset nothing is left to be told.
+    pub(super) fn forget_pending(&self) {
+        for vector in self.vectors().iter_mut() {
+            vector.pending = false;
+        }
+    }
+
+    /// Drops all eventfds; nothing is sent any more.
+    pub(super) fn clear(&self) {
+        self.vectors().clear();
+    }
+}
+
+impl InterruptSink for EventFds {
+    fn signal(&self, vector: u16) {
+        if let Some(vector) = self.vectors().get_mut(usize::from(vector)) {
+            vector.raise();
+        }
+    }
+}
+
+/// The vectors in `range` that exist.
+fn selected(vectors: &mut [Vector], range: Range<usize>) -> impl Iterator<Item = &mut Vector> {
+    let len = range.len();
+    vectors.iter_mut().skip(range.start).take(len)
+}
+
+/// Interrupts are sent with the function's locks held, so what is written to must never block. A
+/// full pipe would; an eventfd does only after 2^64 - 2 interrupts that nobody fetched.
+fn is_eventfd(file: &File) -> bool {
+    let name = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    // Without /proc the client is believed.
+    let is = name.map_or(true, |name| name.to_string_lossy().contains("[eventfd"));
+    if !is {
+        tracing::warn!("the client gave something else than an eventfd for a vector");
+    }
+    is
+}
