@@ -190,26 +190,23 @@ pub(super) fn harvest_within(
     {
         let split = usize::try_from(half / 8).unwrap_or_default();
         let (low, high) = into.split_words(split);
-        return std::thread::scope(|scope| {
-            let other = scope.spawn(|| {
+        let (mine, theirs) = rayon::join(
+            || {
+                harvest(&halves.0, half, width, |word, bits| {
+                    or(low, word, only(word, bits));
+                })
+            },
+            || {
                 harvest(&halves.1, length - half, width, |word, bits| {
                     or(high, word, only(split + word, bits));
                 })
-            });
-            let mine = harvest(&halves.0, half, width, |word, bits| {
-                or(low, word, only(word, bits))
-            });
-            // The closure cannot panic; if it did, pages would be lost silently otherwise.
-            match other.join() {
-                Ok(theirs) => mine.and(theirs),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        })
-        .map(|()| {
-            // Each thread fenced behind its own swaps; this one is for who reads pages here.
-            AtomicU64::fence();
-            into.trim();
-        });
+            },
+        );
+        mine.and(theirs)?;
+        // Each thread fenced behind its own swaps; this one is for who reads pages here.
+        AtomicU64::fence();
+        into.trim();
+        return Ok(());
     }
     harvest(&whole, length, width, |word, bits| {
         into.or_word(word as u64, only(word, bits));
