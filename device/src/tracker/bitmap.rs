@@ -84,8 +84,8 @@ impl<'a> Written<'a> {
             return;
         }
         let fenced = Fenced::after_data::<AtomicU64>();
-        // Words that are marked already are nearly all there are: four of them cost one branch.
-        let (groups, rest) = self.words.as_chunks::<4>();
+        // Words that are marked already are nearly all there are: eight of them cost one branch.
+        let (groups, rest) = self.words.as_chunks::<8>();
         for group in groups {
             let missing = group.map(|(word, mask)| protocol::missing(fenced, word, mask));
             if missing.iter().fold(0, |any, missing| any | missing) != 0 {
