@@ -3,7 +3,7 @@
 //! Both run while the guest reads and writes its disk at full speed, both between memories that
 //! were touched before, one after the other in each of the runs.
 
-use benches::{Bound, Line, Mode, finish, wanted};
+use benches::{Bound, Line, Mode, finish, settle, wanted};
 use migration::observe::Silent;
 use migration::policy::Policy;
 use std::process::ExitCode;
@@ -54,6 +54,7 @@ fn main() -> ExitCode {
     if !wanted("migrate") {
         return ExitCode::SUCCESS;
     }
+    settle();
     let mode = Mode::from_args();
     let mut runs: Vec<_> = (0..RUNS)
         .map(|run_number| run(0x71de + run_number as u64))

@@ -5,7 +5,7 @@
 
 use benches::limit;
 use benches::memory::{Random, memory_file};
-use benches::{Bound, Line, Mode, finish, interleave, wanted};
+use benches::{Bound, Line, Mode, finish, interleave, settle, wanted};
 use criterion::Criterion;
 use device::dma::{Dma, DmaGuard};
 use device::tracker::{TrackerConfig, Written};
@@ -374,6 +374,7 @@ fn main() -> ExitCode {
     if !wanted("tracker") {
         return ExitCode::SUCCESS;
     }
+    settle();
     let mode = Mode::from_args();
     let lines = report(mode);
     if mode == Mode::Table {

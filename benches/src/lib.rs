@@ -9,4 +9,4 @@ pub mod memory;
 pub mod rounds;
 
 pub use line::{Bound, Line, Mode, finish, wanted};
-pub use rounds::{Ratio, interleave};
+pub use rounds::{Ratio, interleave, settle};

@@ -12,6 +12,12 @@ pub struct Ratio {
     pub peer: Duration,
 }
 
+/// Waits until the system has written out what it holds: a build that has just ended leaves it busy
+/// on a core that the measurement shares.
+pub fn settle() {
+    rustix::fs::sync();
+}
+
 /// Runs `subject` and `peer` in turn, `rounds` times after one round that is thrown away.
 ///
 /// Each returns the time of what it measured; what it prepares and checks is not in it.
