@@ -6,7 +6,7 @@
 
 use crate::dma::Dma;
 use crate::pool::{Pool, Task};
-use crate::queue::{QueueConfig, Virtqueue};
+use crate::queue::{Gate, QueueConfig, Virtqueue};
 use crate::virtio::{Progress, QueueError, VirtioDevice};
 use spec::queue_state::QueueState;
 use std::fmt::Debug;
@@ -95,6 +95,7 @@ impl Engine {
                 return Err(not("it has not stopped"));
             }
             inner.snapshot = Some(queue.state());
+            inner.gate = queue.gate();
             inner.phase = Phase::Scheduled(queue);
         }
         self.pool.schedule(slot.clone());
@@ -159,6 +160,8 @@ struct Slot {
 struct Inner {
     phase: Phase,
     snapshot: Option<QueueState>,
+    /// Of the queue that was started last.
+    gate: Gate,
 }
 
 #[derive(Debug, Default)]
@@ -209,6 +212,7 @@ impl Slot {
                 Phase::Stopped => return false,
                 Phase::Running { kicked, .. } => {
                     inner.phase = Phase::Running { kicked, stop: true };
+                    inner.gate.close();
                     return true;
                 }
                 Phase::Idle(queue) | Phase::Scheduled(queue) | Phase::Broken(queue) => {

@@ -17,6 +17,8 @@ use crate::dma::DmaGuard;
 use crate::virtio::QueueError;
 use spec::queue_state::QueueState;
 use split::SplitRing;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the driver configured for one queue before it enabled it. Untrusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +38,18 @@ pub struct QueueConfig {
     pub state: QueueState,
 }
 
+/// Ends the popping of a queue that somebody else works on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// From now on the queue looks empty. What was popped before can still be pushed.
+    pub(crate) fn close(&self) {
+        // Nothing is passed along with it; the queue's next look may just as well be its last.
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A started queue.
 ///
 /// Whoever runs it calls [`pop`](Self::pop) until it is empty, [`push`](Self::push) for every
@@ -51,6 +65,7 @@ pub struct Virtqueue {
     /// Continues another device's work: what that device used last may not have been notified.
     resumed: bool,
     broken: bool,
+    gate: Gate,
 }
 
 impl Virtqueue {
@@ -72,10 +87,16 @@ impl Virtqueue {
             used_since: false,
             resumed: config.state != QueueState::SPLIT_DEFAULT,
             broken: false,
+            gate: Gate::default(),
         })
     }
 
-    /// Takes the next available chain, or `None` if there is none.
+    /// What ends popping while the queue is elsewhere.
+    pub(crate) fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
+    /// Takes the next available chain, or `None` if there is none, or the queue is to stop.
     ///
     /// The chain is walked once, here: what is returned does not change if the driver rewrites its
     /// descriptors. A malformed chain costs at most one step per descriptor of its table and is
@@ -87,6 +108,9 @@ impl Virtqueue {
     pub fn pop(&mut self, mem: &DmaGuard<'_>) -> Result<Option<Chain>, QueueError> {
         if self.broken {
             return Err(QueueError::broken("the queue was broken before"));
+        }
+        if self.gate.0.load(Ordering::Relaxed) {
+            return Ok(None);
         }
         let popped = self.ring.pop(mem);
         match &popped {
