@@ -310,7 +310,9 @@ impl<'a> Guest<'a> {
     fn command(&self, initrd: &Path) -> Result<Command> {
         let qemu = self.platform.qemu;
         let mut command = qemu.files.command(QEMU)?;
-        qemu.find_modules(&mut command);
+        // QEMU looks for its parts beside its executable, which is the dynamic loader here.
+        let parts = qemu.files.root.join("usr/lib/x86_64-linux-gnu/qemu");
+        command.env("QEMU_MODULE_DIR", parts);
         for dir in ["usr/share/qemu", "usr/share/seabios"] {
             command.arg("-L").arg(qemu.files.root.join(dir));
         }

@@ -113,11 +113,9 @@ impl Running {
             began,
             _sockets: sockets,
         };
-        // It answers when all devices are made, and the kernel's files have been read.
-        let greeted = running
-            .qmp()
-            .execute("qmp_capabilities", serde_json::json!({}));
-        greeted.map_err(|error| running.explained(error))?;
+        let negotiated = running.qmp().negotiate();
+        negotiated.map_err(|error| running.explained(error))?;
+        // All devices are made by now, and the kernel's files have been read.
         if !guest.firmware {
             fs::remove_file(initrd)?;
         }
