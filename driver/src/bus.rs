@@ -1,5 +1,9 @@
 //! How a driver reaches a PCI function: configuration space, BARs, memory, interrupts, reset.
 
+pub mod vfio;
+
+pub use vfio::VfioBus;
+
 use crate::memory::DmaMemory;
 use std::fmt::Debug;
 use std::sync::Arc;
