@@ -23,6 +23,7 @@ use tempfile::TempDir;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const SECTORS: u64 = 4096;
 const SECTOR: u64 = 512;
+const BYTES: usize = 512;
 /// Requests that the driver keeps in flight.
 pub const DEPTH: u64 = 32;
 const SIZE: u16 = 128;
@@ -86,6 +87,10 @@ pub fn serve(path: &Path, served: Arc<dyn Served>) -> PathBuf {
     path.to_owned()
 }
 
+fn index(n: u64) -> usize {
+    usize::try_from(n).unwrap()
+}
+
 /// A block driver on any bus. Sector `n` of the disk holds its number and how often it was written.
 pub struct Driver {
     pub transport: Arc<Transport>,
@@ -128,9 +133,9 @@ impl Driver {
             area,
             data,
             interrupt,
-            written: vec![0; SECTORS as usize],
-            acknowledged: vec![0; SECTORS as usize],
-            flying: vec![None; DEPTH as usize],
+            written: vec![0; index(SECTORS)],
+            acknowledged: vec![0; index(SECTORS)],
+            flying: vec![None; index(DEPTH)],
             random: 1,
             completed: 0,
         }
@@ -160,7 +165,7 @@ impl Driver {
 
     /// Fills the queue up with writes.
     pub fn submit(&mut self) {
-        for slot in 0..self.flying.len() {
+        for (slot, token) in (0..self.flying.len()).zip(0..) {
             if self.flying[slot].is_some() {
                 continue;
             }
@@ -173,16 +178,16 @@ impl Driver {
             {
                 sector = self.sector();
             }
-            self.written[sector as usize] += 1;
-            let number = self.written[sector as usize];
-            let mut bytes = [0; SECTOR as usize];
+            self.written[index(sector)] += 1;
+            let number = self.written[index(sector)];
+            let mut bytes = [0; BYTES];
             bytes[..8].copy_from_slice(&sector.to_le_bytes());
             bytes[8..16].copy_from_slice(&number.to_le_bytes());
             bytes[504..].copy_from_slice(&number.to_le_bytes());
-            let at = slot as u64 * 4096;
+            let at = token * 4096;
             self.data.write(at, &bytes).unwrap();
-            let buffer = (self.data.iova() + at, SECTOR as u32);
-            self.queue.write(sector, &[buffer], slot as u64).unwrap();
+            let buffer = (self.data.iova() + at, 512);
+            self.queue.write(sector, &[buffer], token).unwrap();
             self.flying[slot] = Some((sector, number));
         }
         if self.queue.publish().unwrap() {
@@ -195,8 +200,8 @@ impl Driver {
         let mut any = false;
         while let Some(done) = self.queue.complete().unwrap() {
             assert_eq!(done.outcome, Outcome::Ok);
-            let (sector, number) = self.flying[done.token as usize].take().expect("in flight");
-            self.acknowledged[sector as usize] = number;
+            let (sector, number) = self.flying[index(done.token)].take().expect("in flight");
+            self.acknowledged[index(sector)] = number;
             self.completed += 1;
             any = true;
         }
@@ -249,7 +254,7 @@ impl Driver {
         );
         let disk = File::open(disk).unwrap();
         for (sector, number) in (0..).zip(&self.acknowledged) {
-            let mut bytes = [0; SECTOR as usize];
+            let mut bytes = [0; BYTES];
             disk.read_exact_at(&mut bytes, sector * SECTOR).unwrap();
             let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
             let expected = if *number == 0 {

@@ -33,7 +33,7 @@ fn serve(answers: Vec<Answer>) -> (TempDir, JoinHandle<Vec<u16>>) {
             let Some((command, flags, error, payload)) = answers.next() else {
                 continue;
             };
-            let size = 16 + payload.len() as u32;
+            let size = 16 + u32::try_from(payload.len()).unwrap();
             header[2..4].copy_from_slice(&command.to_le_bytes());
             header[4..8].copy_from_slice(&size.to_le_bytes());
             header[8..12].copy_from_slice(&flags.to_le_bytes());
