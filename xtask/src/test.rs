@@ -5,6 +5,7 @@ mod guest_disk;
 mod house;
 mod migrate;
 mod served;
+mod static_build;
 mod tree;
 
 use std::io::Write;
@@ -79,6 +80,11 @@ const PARTS: &[Part] = &[
         name: "migrate",
         about: "the main job passes, and fails untracked",
         run: migrate::run,
+    },
+    Part {
+        name: "static",
+        about: "the static build runs in a guest",
+        run: static_build::run,
     },
     Part {
         name: "guest",
@@ -161,8 +167,11 @@ fn report(outcomes: &[Outcome]) -> Result<bool> {
 fn setup(workspace: &Workspace, _options: &Options) -> Result<String> {
     let bed = testbed::ensure(workspace)?;
     Ok(format!(
-        "QEMU {}, Linux {}",
-        bed.qemu_version, bed.kernel_release
+        "QEMU {} and {}, Linux {} and {}",
+        bed.qemu_backports.version,
+        bed.qemu_bookworm.version,
+        bed.kernel_bookworm.release,
+        bed.kernel_trixie.release
     ))
 }
 
