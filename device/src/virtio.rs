@@ -75,7 +75,8 @@ pub trait VirtioDevice: Send + Sync + Debug {
     /// in the order of popping. Nothing is in flight when it returns, unless with an error. A
     /// queue that is to stop looks empty, so the work ends as soon as what was popped is done.
     ///
-    /// Runs on a worker, for one queue on one worker at a time. Sets `notify` if the driver is to
+    /// Runs on a worker, for one queue on one worker at a time. Calls `notify`, with no guard held,
+    /// each time that the driver is to
     /// be told about used buffers, with an error too.
     ///
     /// # Errors
@@ -86,6 +87,6 @@ pub trait VirtioDevice: Send + Sync + Debug {
         index: u16,
         queue: &mut Virtqueue,
         dma: &Dma,
-        notify: &mut bool,
+        notify: &mut dyn FnMut(),
     ) -> Result<Progress, QueueError>;
 }

@@ -4,6 +4,7 @@ mod cargo;
 mod guest_disk;
 mod house;
 mod migrate;
+mod runner;
 mod served;
 mod tree;
 
@@ -79,6 +80,11 @@ const PARTS: &[Part] = &[
         name: "migrate",
         about: "the main job passes, and fails untracked",
         run: migrate::run,
+    },
+    Part {
+        name: "runner",
+        about: "guests as the proofs use them, without ours",
+        run: runner::run,
     },
     Part {
         name: "guest",
@@ -161,8 +167,11 @@ fn report(outcomes: &[Outcome]) -> Result<bool> {
 fn setup(workspace: &Workspace, _options: &Options) -> Result<String> {
     let bed = testbed::ensure(workspace)?;
     Ok(format!(
-        "QEMU {}, Linux {}",
-        bed.qemu_version, bed.kernel_release
+        "QEMU {} and {}, Linux {} and {}",
+        bed.qemu_backports.version,
+        bed.qemu_bookworm.version,
+        bed.kernel_bookworm.release,
+        bed.kernel_trixie.release
     ))
 }
 

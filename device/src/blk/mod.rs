@@ -308,7 +308,7 @@ impl VirtioDevice for BlkDevice {
         _index: u16,
         queue: &mut Virtqueue,
         dma: &Dma,
-        notify: &mut bool,
+        notify: &mut dyn FnMut(),
     ) -> Result<Progress, QueueError> {
         pipeline::process(self, queue, dma, notify)
     }

@@ -92,7 +92,7 @@ pub(super) fn process(
     blk: &BlkDevice,
     queue: &mut Virtqueue,
     dma: &Dma,
-    notify: &mut bool,
+    notify: &mut dyn FnMut(),
 ) -> Result<Progress, QueueError> {
     let mut lane = blk.lanes.take();
     let mut pipeline = Pipeline {
@@ -122,7 +122,7 @@ impl Pipeline<'_> {
         &mut self,
         queue: &mut Virtqueue,
         dma: &Dma,
-        notify: &mut bool,
+        notify: &mut dyn FnMut(),
     ) -> Result<Progress, QueueError> {
         {
             let mem = dma.enter();
@@ -141,9 +141,20 @@ impl Pipeline<'_> {
             }
             self.advance();
             let ready = self.settle();
-            let mem = dma.enter();
-            self.complete(queue, &mem, notify, ready)?;
-            self.gather(queue, &mem);
+            let mut used = false;
+            let completed = {
+                let mem = dma.enter();
+                let completed = self.complete(queue, &mem, &mut used, ready);
+                if completed.is_ok() {
+                    self.gather(queue, &mem);
+                }
+                completed
+            };
+            if used {
+                // Now, and not at the end of the step: a driver that is told late asks late.
+                notify();
+            }
+            completed?;
         }
         if let Some(error) = self.broken.take() {
             return Err(error);
@@ -357,7 +368,7 @@ impl Pipeline<'_> {
         &mut self,
         queue: &mut Virtqueue,
         mem: &DmaGuard<'_>,
-        notify: &mut bool,
+        used: &mut bool,
         ready: usize,
     ) -> Result<(), QueueError> {
         let blk = self.blk;
@@ -399,7 +410,7 @@ impl Pipeline<'_> {
                 break;
             }
         }
-        *notify |= queue.needs_notification(mem)?;
+        *used |= queue.needs_notification(mem)?;
         pushed?;
         if let Some(job) = self.jobs.get(answered).filter(|_| answered < ready) {
             return Err(QueueError::broken(format!(

@@ -5,6 +5,7 @@
 //! pops no more, though what was popped before can still be pushed.
 
 mod chain;
+mod inflight;
 mod split;
 #[cfg(test)]
 pub(crate) mod test_ring;
@@ -12,6 +13,7 @@ pub(crate) mod test_ring;
 mod tests;
 
 pub use chain::{Chain, Cursor};
+pub use inflight::{InflightError, InflightQueue, InflightShape, InflightTable};
 
 use crate::dma::DmaGuard;
 use crate::virtio::QueueError;
@@ -43,10 +45,14 @@ pub struct QueueConfig {
 pub(crate) struct Gate(Arc<AtomicBool>);
 
 impl Gate {
-    /// From now on the queue looks empty. What was popped before can still be pushed.
+    /// From now on the queue looks empty, but for what it inherited. What was popped before can still be pushed.
     pub(crate) fn close(&self) {
         // Nothing is passed along with it; the queue's next look may just as well be its last.
         self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -65,6 +71,11 @@ pub struct Virtqueue {
     /// Continues another device's work: what that device used last may not have been notified.
     resumed: bool,
     broken: bool,
+    /// Where chains in flight are noted, for a device that comes after this one is killed.
+    inflight: Option<InflightQueue>,
+    /// Heads that the device before this one had in flight when it was killed, the next one last.
+    inherited: Vec<u16>,
+    /// Closed, nothing but those is popped any more.
     gate: Gate,
 }
 
@@ -87,11 +98,46 @@ impl Virtqueue {
             used_since: false,
             resumed: config.state != QueueState::SPLIT_DEFAULT,
             broken: false,
+            inflight: None,
+            inherited: Vec::new(),
             gate: Gate::default(),
         })
     }
 
-    /// What ends popping while the queue is elsewhere.
+    /// Starts a queue that notes in `inflight` what it has in flight, and pops first, in their
+    /// order, the chains that were in flight there when another device was killed.
+    ///
+    /// The table and the used ring say where the queue stands; `config.state` is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Virtqueue::start`], and [`QueueError::Broken`] if the table cannot be this ring's.
+    pub fn start_noted(
+        config: QueueConfig,
+        mut inflight: InflightQueue,
+        mem: &DmaGuard<'_>,
+    ) -> Result<Self, QueueError> {
+        let state = QueueState::SPLIT_DEFAULT;
+        let mut queue = Self::start(QueueConfig { state, ..config }, mem)?;
+        let used = queue.ring.used_idx(mem)?;
+        let mut heads = inflight.recover(config.size, used)?;
+        let flying = u16::try_from(heads.len()).unwrap_or(u16::MAX);
+        queue.ring.resume(mem, used, flying)?;
+        heads.reverse();
+        queue.resumed = used != 0 || flying != 0;
+        queue.inherited = heads;
+        queue.inflight = Some(inflight);
+        Ok(queue)
+    }
+
+    /// Chains of another device that are still to be popped. A queue that has some cannot stop: no
+    /// index would say where it stood.
+    pub fn inherited(&self) -> usize {
+        self.inherited.len()
+    }
+
+    /// What ends popping while the queue is elsewhere: closed, only what [`Virtqueue::inherited`]
+    /// counts is popped.
     pub(crate) fn gate(&self) -> Gate {
         self.gate.clone()
     }
@@ -109,13 +155,21 @@ impl Virtqueue {
         if self.broken {
             return Err(QueueError::broken("the queue was broken before"));
         }
-        if self.gate.0.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let popped = self.ring.pop(mem);
+        let popped = match self.inherited.last() {
+            Some(&head) => self.ring.chain(mem, head).map(Some),
+            None if self.gate.is_closed() => Ok(None),
+            None => self.ring.pop(mem),
+        };
         match &popped {
-            // Cannot overflow: the ring refuses more chains in flight than it has entries.
-            Ok(Some(_)) => self.outstanding = self.outstanding.saturating_add(1),
+            Ok(Some(chain)) => {
+                // Cannot overflow: the ring refuses more chains in flight than it has entries.
+                self.outstanding = self.outstanding.saturating_add(1);
+                if self.inherited.pop().is_none()
+                    && let Some(inflight) = &mut self.inflight
+                {
+                    inflight.popped(chain.head);
+                }
+            }
             Ok(None) => {}
             Err(_) => self.broken = true,
         }
@@ -136,9 +190,15 @@ impl Virtqueue {
             self.broken = true;
             return Err(QueueError::broken("more chains pushed than were popped"));
         };
+        if let Some(inflight) = &self.inflight {
+            inflight.publishing(head);
+        }
         if let Err(error) = self.ring.push(mem, head, len) {
             self.broken = true;
             return Err(error);
+        }
+        if let Some(inflight) = &self.inflight {
+            inflight.published(head, self.ring.next_used());
         }
         self.outstanding = left;
         self.used_since = true;

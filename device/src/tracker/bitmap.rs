@@ -1,9 +1,10 @@
 //! The guest's bitmap: a table of stretches of its memory, and a shadow for what is not mapped.
+//! Or a log in a file of its own, which is one stretch that no map moves.
 #![expect(unsafe_code, reason = "takes atomic views of the guest's bitmap")]
 
 use super::protocol::{self, Fenced, MarkWord};
 use super::window::Words;
-use super::{Marking, TrackerConfig, TrackerStats, Window};
+use super::{DirtyLog, Marking, TrackerConfig, TrackerStats, Window};
 use rangemap::RangeMap;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,8 +14,8 @@ use vm_memory::bitmap::{self, BitmapSlice, WithBitmapSlice};
 
 /// The bitmap in force, or none.
 ///
-/// Lives beside the IOVA map under one lock: whoever marks holds the map still, so a window is
-/// never used after its mapping is gone.
+/// Lives beside the IOVA map and the log under one lock: whoever marks holds both still, so a window
+/// is never used after its mapping is gone.
 #[derive(Debug, Default)]
 pub struct Bitmap {
     config: TrackerConfig,
@@ -29,6 +30,8 @@ pub struct Bitmap {
     hot: Words,
     /// Words that wait for their part of the bitmap to be mapped, by index.
     shadow: Mutex<BTreeMap<u64, u64>>,
+    /// Pages that bursts wrote.
+    pages: AtomicU64,
     beyond_length: AtomicU64,
     shadowed: AtomicU64,
 }
@@ -40,6 +43,7 @@ pub struct Bitmap {
 pub struct Written<'a> {
     bitmap: &'a Bitmap,
     words: Vec<(&'a AtomicU64, u64)>,
+    pages: u64,
     /// First and last page of what does not lie in whole words of one stretch.
     cold: Vec<(u64, u64)>,
 }
@@ -50,6 +54,7 @@ impl<'a> Written<'a> {
         Self {
             bitmap,
             words: Vec::new(),
+            pages: 0,
             cold: Vec::new(),
         }
     }
@@ -62,6 +67,7 @@ impl<'a> Written<'a> {
         };
         let shift = self.bitmap.shift;
         let (first, last) = (iova >> shift, iova.saturating_add(more) >> shift);
+        self.pages += last - first + 1;
         // SAFETY: the lock that guards the bitmap keeps the maps still for as long as `'a`.
         let hot = unsafe { self.bitmap.hot.as_slice() };
         let words = index(first / 64)..=index(last / 64);
@@ -83,6 +89,7 @@ impl<'a> Written<'a> {
         if self.words.is_empty() && self.cold.is_empty() {
             return;
         }
+        self.bitmap.pages.fetch_add(self.pages, Ordering::Relaxed);
         let fenced = Fenced::after_data::<AtomicU64>();
         // Words that are marked already are nearly all there are: eight of them cost one branch.
         let (groups, rest) = self.words.as_chunks::<8>();
@@ -129,6 +136,33 @@ impl Bitmap {
         }
     }
 
+    /// The whole of `log`, which lies in no guest's memory and is not resolved by its map.
+    pub(crate) fn in_log(log: &DirtyLog) -> Self {
+        let Some(window) = log.window().filter(|_| log.marking() != Marking::Off) else {
+            return Self::default();
+        };
+        let mut bitmap = Self {
+            config: TrackerConfig {
+                enabled: true,
+                bitmap_length: log.bytes(),
+                marking: log.marking(),
+                ..TrackerConfig::default()
+            },
+            shift: 12,
+            bits: log.bytes().saturating_mul(8),
+            ..Self::default()
+        };
+        bitmap.windows.insert(0..log.bytes(), window);
+        bitmap.refresh_hot();
+        bitmap
+    }
+
+    /// Goes on counting where `before` stands.
+    pub(crate) fn count_on(&mut self, before: &Self) {
+        *self.pages.get_mut() += before.pages.load(Ordering::Relaxed);
+        *self.beyond_length.get_mut() += before.beyond_length.load(Ordering::Relaxed);
+    }
+
     /// Whether a mark would have any effect.
     #[inline]
     pub(crate) fn is_active(&self) -> bool {
@@ -142,15 +176,16 @@ impl Bitmap {
     pub(crate) fn stats(&self) -> TrackerStats {
         let shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
         TrackerStats {
+            pages: self.pages.load(Ordering::Relaxed),
             beyond_length: self.beyond_length.load(Ordering::Relaxed),
             shadowed: self.shadowed.load(Ordering::Relaxed),
             undelivered: shadow.len().try_into().unwrap_or(u64::MAX),
         }
     }
 
-    /// IOVAs the bitmap occupies.
+    /// IOVAs the bitmap occupies; none for a log.
     pub(crate) fn iovas(&self) -> Range<u64> {
-        if !self.is_active() {
+        if !self.is_active() || self.config.bitmap_addr == 0 {
             return 0..0;
         }
         let start = self.config.bitmap_addr;

@@ -1,10 +1,12 @@
 //! What is tracked, and where the marks go.
 
 mod bitmap;
+mod log;
 pub mod protocol;
 mod window;
 
 pub use bitmap::{Bitmap, MarkAt, Written};
+pub use log::{DirtyLog, LogError};
 pub(crate) use window::Window;
 
 /// How a mark is set.
@@ -49,6 +51,8 @@ impl TrackerConfig {
 /// What the tracker could not do, since it was last enabled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrackerStats {
+    /// Pages that bursts wrote while tracking was on; a page that is written again counts again.
+    pub pages: u64,
     /// Marks dropped because their bit lies beyond `bitmap_length`. Draft 2023 forbids setting them
     /// and gives no other rule; counting is a project rule.
     pub beyond_length: u64,

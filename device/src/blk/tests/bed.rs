@@ -179,7 +179,7 @@ impl Bed {
         loop {
             let step = self
                 .device
-                .process(0, queue, &self.guest.dma, &mut notify)?;
+                .process(0, queue, &self.guest.dma, &mut || notify = true)?;
             if step == Progress::Idle {
                 return Ok(notify);
             }
