@@ -76,8 +76,7 @@ pub trait VirtioDevice: Send + Sync + Debug {
     /// queue that is to stop looks empty, so the work ends as soon as what was popped is done.
     ///
     /// Runs on a worker, for one queue on one worker at a time. Calls `notify`, with no guard held,
-    /// each time that the driver is to
-    /// be told about used buffers, with an error too.
+    /// each time that the driver is to be told about used buffers, with an error too.
     ///
     /// # Errors
     ///

@@ -31,6 +31,9 @@ const STEP_MAX: u32 = 1024;
 /// Descriptors after which a step takes no more requests: they are walked with the door open, and
 /// an unmap waits for that.
 const DESCRIPTORS_MAX: u32 = 4096;
+/// Of many requests with the kernel, one in so many is waited for at once: a driver that is woken
+/// for each by itself is busy with waking, and so are we.
+const COALESCE: usize = 4;
 /// Bytes of data in flight, and so of the largest buffer.
 pub(super) const BUDGET: usize = 1 << 20;
 
@@ -266,7 +269,10 @@ impl Pipeline<'_> {
             let Some(ring) = &mut self.lane.ring else {
                 return;
             };
-            let wait = self.jobs.front().is_some_and(|job| job.status.is_none());
+            let wait = match self.jobs.front() {
+                Some(job) if job.status.is_none() => 1.max(ring.in_flight() / COALESCE),
+                _ => 0,
+            };
             let (jobs, first) = (&mut self.jobs, self.first);
             let turned = ring.turn(wait, |number, buffer, result| {
                 let index = usize::try_from(number.wrapping_sub(first)).ok();
@@ -291,7 +297,7 @@ impl Pipeline<'_> {
     /// Waits for what is with the kernel and forgets it.
     fn abandon(&mut self) {
         while let Some(ring) = self.lane.ring.as_mut().filter(|ring| ring.in_flight() != 0) {
-            if ring.turn(true, |_, _, _| {}).is_err() {
+            if ring.turn(1, |_, _, _| {}).is_err() {
                 // Dropped, it keeps the memory that it cannot get back.
                 self.lane.ring = None;
             }

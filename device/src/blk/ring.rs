@@ -144,17 +144,17 @@ impl Ring {
         pushed.is_ok()
     }
 
-    /// Submits what was prepared, waits until at least one request is done if `wait`, and hands out
-    /// all that are: tag, buffer, and how it went.
+    /// Submits what was prepared, waits until `wait` requests are done, or as many as there are,
+    /// and hands out all that are: tag, buffer, and how it went.
     ///
     /// # Errors
     /// The kernel takes no more requests; the ring is to be dropped.
     pub(super) fn turn(
         &mut self,
-        wait: bool,
+        wait: usize,
         mut each: impl FnMut(u64, Buffer, io::Result<()>),
     ) -> io::Result<()> {
-        let mut wait = wait && self.in_flight() != 0;
+        let mut wait = wait.min(self.in_flight());
         loop {
             self.enter(wait)?;
             let mut completed = mem::take(&mut self.completed);
@@ -166,25 +166,25 @@ impl Ring {
             for (place, result) in completed.drain(..) {
                 match self.judge(place, result) {
                     Some((flying, result)) => {
-                        wait = false;
+                        wait = wait.saturating_sub(1);
                         each(flying.tag, flying.buffer, result);
                     }
                     None => again = true,
                 }
             }
             self.completed = completed;
-            if !wait && !again {
+            if wait == 0 && !again {
                 return Ok(());
             }
         }
     }
 
-    fn enter(&mut self, wait: bool) -> io::Result<()> {
+    fn enter(&mut self, wait: usize) -> io::Result<()> {
         loop {
-            if !wait && self.ring.submission().is_empty() {
+            if wait == 0 && self.ring.submission().is_empty() {
                 return Ok(());
             }
-            match self.ring.submit_and_wait(usize::from(wait)) {
+            match self.ring.submit_and_wait(wait) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Short of memory for a moment, or completions are to be taken first.
                 Err(error)
@@ -236,7 +236,7 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         while self.in_flight() != 0 {
-            if let Err(error) = self.turn(true, |_, _, _| {}) {
+            if let Err(error) = self.turn(1, |_, _, _| {}) {
                 tracing::error!(%error, left = self.in_flight(), "disk I/O cannot be waited for");
                 // The kernel may still use them.
                 mem::forget(mem::take(&mut self.flying));
@@ -276,7 +276,7 @@ mod tests {
     fn all(ring: &mut Ring) -> Vec<(u64, Buffer, io::Result<()>)> {
         let mut done = Vec::new();
         while ring.in_flight() != 0 {
-            ring.turn(true, |tag, buffer, result| done.push((tag, buffer, result)))
+            ring.turn(1, |tag, buffer, result| done.push((tag, buffer, result)))
                 .unwrap();
         }
         done
@@ -353,7 +353,7 @@ mod tests {
         // A pipe has no offset to read at but this.
         ring.prepare(1, Direction::Read, &file, u64::MAX, buffer)
             .unwrap();
-        ring.turn(false, |_, _, _| panic!("nothing is there to read"))
+        ring.turn(0, |_, _, _| panic!("nothing is there to read"))
             .unwrap();
         assert_eq!(ring.in_flight(), 1);
         let dropped = std::thread::spawn(move || drop(ring));
