@@ -20,9 +20,9 @@ use std::time::Duration;
 /// 256 MiB of disk.
 const BLOCKS: u32 = 1 << 16;
 /// Rounds in which the daemon's ways to do I/O are compared.
-const TRIALS: usize = 7;
+const TRIALS: usize = 15;
 /// Rounds that are judged: more, as long as the machine is too noisy for the bound.
-const ROUNDS: std::ops::RangeInclusive<usize> = 31..=151;
+const ROUNDS: std::ops::RangeInclusive<usize> = 31..=121;
 const IOPS_BOUND: f64 = 0.9;
 const TRACKING_BOUND: f64 = 1.03;
 
@@ -133,7 +133,10 @@ fn best<'a>(peers: &'a [Run], disk: &Disk, cache: Cache, work: Work) -> &'a Run 
         times.sort();
         times[times.len() / 2]
     };
-    let medians = times.iter_mut().map(median);
+    let medians: Vec<_> = times.iter_mut().map(median).collect();
+    for (peer, time) in peers.iter().zip(&medians) {
+        println!("{}: {}: {time:.1?} a round", label(cache, work), peer.name);
+    }
     let ranked = peers.iter().zip(medians).min_by_key(|(_, time)| *time);
     ranked.expect("QEMU has a way to do I/O").0
 }
@@ -167,7 +170,12 @@ fn judge(
             || disk.round(&ours, cache, work, false),
         );
         lines.push(line(
-            format!("{}: IOPS / {}", label(cache, work), peer.name),
+            format!(
+                "{}: IOPS / {} {}",
+                label(cache, work),
+                daemon.name(),
+                peer.name
+            ),
             Bound::AtLeast(IOPS_BOUND),
             &ratio,
             &format!("{} : {}", iops(ratio.peer), iops(ratio.subject)),

@@ -149,6 +149,12 @@ impl StorageDaemon {
         Ok(found)
     }
 
+    /// Its name and version's number.
+    pub fn name(&self) -> String {
+        let number = self.version.split_whitespace().nth(2).unwrap_or_default();
+        format!("qemu-storage-daemon {number}")
+    }
+
     fn shown(&self) -> String {
         shown(&self.command())
     }
