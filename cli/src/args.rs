@@ -24,6 +24,10 @@ pub enum Command {
     Receive(ReceiveArgs),
     /// Serves an emulated device to a VMM.
     Device(crate::device::DeviceArgs),
+    /// Works on a disk, knows what every sector must hold, and reads all of it back.
+    ///
+    /// For a disk inside a guest, while the device behind it is moved, killed or replaced.
+    Journal(crate::journal::JournalArgs),
 }
 
 /// Where the other side is.

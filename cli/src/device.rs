@@ -2,18 +2,21 @@
 
 use ::device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
 use ::device::function::{FunctionConfig, PciFunction};
-use ::device::serve::vfio_user::{ServeError, VfioUserServer};
+use ::device::queue::{InflightShape, InflightTable};
+use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer, inherited};
 use ::device::tracker::Marking;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs::{File, OpenOptions};
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A device that still has requests in flight this long after the end was asked for is given up.
 const END_WAIT: Duration = Duration::from_secs(10);
@@ -27,22 +30,45 @@ pub struct DeviceArgs {
 
 #[derive(Debug, Subcommand)]
 enum Front {
-    /// A virtio block device for QEMU's vfio-user-pci, for one client.
+    /// Virtio block devices for QEMU's vfio-user-pci, each behind a socket of its own.
     ///
-    /// Says `listening on PATH` on stderr when a client may connect. Ends when the client
-    /// disconnects or on SIGTERM or SIGINT, and then prints one JSON object with what it did.
+    /// Says `listening on PATH` (or `on descriptor N`) on stderr for each socket, when a client may
+    /// connect. A device ends when its client disconnects, unless with --keep, and all end on
+    /// SIGTERM or SIGINT. Each then prints one JSON object with what it did, on a line of its own.
+    ///
+    /// Several devices: give --socket-path (or --fd) and --disk several times; the first socket
+    /// belongs to the first disk, and so on. The other options are for all of them.
     VfioUser(VfioUserArgs),
 }
 
 /// What `tidemark device vfio-user` takes.
 #[derive(Args, Debug)]
 pub struct VfioUserArgs {
-    /// The socket to make and to listen on
-    #[arg(long, value_name = "PATH")]
-    socket_path: PathBuf,
-    /// The file or block device that the guest sees as its disk
+    /// The socket to make and to listen on; one for each device
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "fd",
+        conflicts_with = "fd"
+    )]
+    socket_path: Vec<PathBuf>,
+    /// A listening Unix socket that this process inherited, by number; one for each device
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(RawFd).range(0..))]
+    fd: Vec<RawFd>,
+    /// The file or block device that the guest sees as its disk; one for each device
+    #[arg(long, value_name = "FILE", required = true)]
+    disk: Vec<PathBuf>,
+    /// Go on when a client has disconnected, and serve the next one
+    #[arg(long)]
+    keep: bool,
+    /// Note in FILE which requests are in flight, for `tidemark mediate move` after this process was
+    /// killed; one for each device. A table that is there already is kept: start the server that
+    /// takes over with the killed one's FILE, --queues and --queue-size
     #[arg(long, value_name = "FILE")]
-    disk: PathBuf,
+    inflight: Vec<PathBuf>,
+    /// Write every DMA map and unmap to FILE as a JSON line; one for each device
+    #[arg(long, value_name = "FILE")]
+    dma_log: Vec<PathBuf>,
     /// Offer the disk for reading only
     #[arg(long)]
     read_only: bool,
@@ -81,6 +107,8 @@ fn queue_size(text: &str) -> Result<u16, String> {
 enum Failure {
     /// 1: what was asked for could not be done.
     Failed(anyhow::Error),
+    /// 2: the arguments do not fit together.
+    Usage(String),
     /// 3: there can be no socket.
     Unreachable(ServeError),
 }
@@ -97,29 +125,46 @@ pub fn run(args: DeviceArgs) -> ExitCode {
     let (error, code) = match vfio_user(&args) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Failed(error)) => (error, 1),
+        Err(Failure::Usage(text)) => (anyhow!(text), 2),
         Err(Failure::Unreachable(error)) => (error.into(), 3),
     };
     eprintln!("tidemark: {error:#}");
     ExitCode::from(code)
 }
 
+/// Where a device is to listen.
+#[derive(Clone, Copy)]
+enum Socket<'a> {
+    Path(&'a Path),
+    Fd(RawFd),
+}
+
 /// What ends the serving.
 enum End {
-    Client(Result<(), ServeError>),
+    /// The client of the device with this number is gone, and it takes no other.
+    Client(usize, Result<(), ServeError>),
     Signal,
 }
 
 fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
-    let (disk, device) = open(args)?;
-    let config = FunctionConfig {
-        marking: match args.marking {
-            MarkingArg::Bit => Marking::Bit,
-            MarkingArg::Byte => Marking::Byte,
-            MarkingArg::Off => Marking::Off,
-        },
-        ..FunctionConfig::default()
-    };
-    let function = PciFunction::new(config, Arc::clone(&device) as _);
+    let sockets: Vec<_> = args
+        .socket_path
+        .iter()
+        .map(|path| Socket::Path(path))
+        .chain(args.fd.iter().copied().map(Socket::Fd))
+        .collect();
+    for (what, count, needed) in [
+        ("--disk", args.disk.len(), true),
+        ("--inflight", args.inflight.len(), false),
+        ("--dma-log", args.dma_log.len(), false),
+    ] {
+        if count != sockets.len() && (needed || count != 0) {
+            return Err(Failure::Usage(format!(
+                "{} sockets and {count} times {what}: one for each device was expected",
+                sockets.len()
+            )));
+        }
+    }
 
     let (ends, ended) = mpsc::channel();
     // Before anyone can know that there is a process to be signalled.
@@ -130,65 +175,163 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
             let _ = send.send(End::Signal);
         }
     });
-    let server = VfioUserServer::bind(&args.socket_path, Arc::clone(&function))
-        .map_err(Failure::Unreachable)?;
-    let server = Arc::new(server);
-    eprintln!("tidemark: listening on {}", args.socket_path.display());
-    let serving = Arc::clone(&server);
-    thread::spawn(move || {
-        let _ = ends.send(End::Client(serving.run()));
-    });
+    let mut devices = Vec::new();
+    for (index, (disk, socket)) in args.disk.iter().zip(sockets).enumerate() {
+        devices.push(Some(Device::open(args, index, disk, socket)?));
+    }
+    for (index, device) in devices.iter().flatten().enumerate() {
+        device.serve(index, args.keep, ends.clone());
+    }
 
-    let end = ended.recv().context("neither a client nor a signal")?;
-    // On a signal the thread that serves still waits for its client, and holds the server.
-    server.remove_socket();
-    let settled = function.reset_and_wait(END_WAIT);
-    if !args.read_only {
-        disk.sync_all()
-            .with_context(|| format!("cannot flush the disk {}", args.disk.display()))?;
+    let mut result = Ok(());
+    while devices.iter().any(Option::is_some) {
+        let last = match ended.recv().context("neither a client nor a signal")? {
+            End::Signal => break,
+            End::Client(index, end) => {
+                let device = devices.get_mut(index).and_then(Option::take);
+                device.map_or(Ok(()), |device| {
+                    device.finish(Instant::now() + END_WAIT).and(Ok(end?))
+                })
+            }
+        };
+        result = result.and(last);
     }
-    report(&function, &device);
-    if !settled {
-        let error = anyhow!(
-            "the disk {} did not finish its requests within {END_WAIT:?}",
-            args.disk.display()
-        );
-        return Err(error.into());
+    // After a signal all have the same time, not each its own.
+    let until = Instant::now() + END_WAIT;
+    for device in devices.iter().flatten() {
+        device.stop();
     }
-    match end {
-        End::Client(Err(error)) => Err(anyhow::Error::from(error).into()),
-        End::Client(Ok(())) | End::Signal => Ok(()),
+    for device in devices.into_iter().flatten() {
+        result = result.and(device.finish(until));
     }
+    Ok(result?)
 }
 
-/// The disk, to be flushed at the end, and the device on it.
-fn open(args: &VfioUserArgs) -> Result<(File, Arc<BlkDevice>)> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(!args.read_only)
-        .open(&args.disk)
-        .map_err(|error| BlkError::Open {
-            path: args.disk.clone(),
-            error,
+/// A device with its disk and its socket.
+struct Device {
+    path: PathBuf,
+    /// To be flushed at the end; `None` if it is read only.
+    disk: Option<File>,
+    blk: Arc<BlkDevice>,
+    served: Arc<ServedFunction>,
+    server: Arc<VfioUserServer>,
+}
+
+impl Device {
+    fn open(
+        args: &VfioUserArgs,
+        index: usize,
+        path: &Path,
+        socket: Socket<'_>,
+    ) -> Result<Self, Failure> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(!args.read_only)
+            .open(path)
+            .map_err(|error| BlkError::Open {
+                path: path.to_owned(),
+                error,
+            })
+            .context("a file or block device that exists was expected for --disk")?;
+        let disk = file.try_clone().context("cannot keep the disk open")?;
+        let options = BlkOptions {
+            queues: args.queues,
+            queue_size: args.queue_size,
+            read_only: args.read_only,
+            ..BlkOptions::default()
+        };
+        let blk = BlkDevice::open(file, options).with_context(|| path.display().to_string())?;
+        let config = FunctionConfig {
+            // A VMM gives the device what the platform gives it, translated where there is a
+            // vIOMMU; without one the addresses are the same, and so it is always offered.
+            features: FunctionConfig::SUPPORTED,
+            marking: match args.marking {
+                MarkingArg::Bit => Marking::Bit,
+                MarkingArg::Byte => Marking::Byte,
+                MarkingArg::Off => Marking::Off,
+            },
+            ..FunctionConfig::default()
+        };
+        let shape = InflightShape {
+            queues: args.queues,
+            queue_size: args.queue_size,
+        };
+        let inflight = args.inflight.get(index);
+        let inflight = inflight.map(|path| table(path, shape)).transpose()?;
+        let function = PciFunction::with_inflight(config, Arc::clone(&blk) as _, inflight);
+        let log = args
+            .dma_log
+            .get(index)
+            .map(|path| {
+                DmaLog::create(path).with_context(|| format!("cannot write {}", path.display()))
+            })
+            .transpose()?;
+        let served = ServedFunction::with_log(function, log);
+        let server = match socket {
+            Socket::Path(path) => VfioUserServer::bind(path, Arc::clone(&served) as _)
+                .inspect(|_| eprintln!("tidemark: listening on {}", path.display())),
+            Socket::Fd(fd) => inherited(fd)
+                .map(|listener| VfioUserServer::on(listener, Arc::clone(&served) as _))
+                .inspect(|_| eprintln!("tidemark: listening on descriptor {fd}")),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            disk: (!args.read_only).then_some(disk),
+            blk,
+            served,
+            server: Arc::new(server.map_err(Failure::Unreachable)?),
         })
-        .context("a file or block device that exists was expected for --disk")?;
-    let disk = file.try_clone().context("cannot keep the disk open")?;
-    let options = BlkOptions {
-        queues: args.queues,
-        queue_size: args.queue_size,
-        read_only: args.read_only,
-        ..BlkOptions::default()
-    };
-    let device = BlkDevice::open(file, options).with_context(|| args.disk.display().to_string())?;
-    Ok((disk, device))
-}
+    }
 
-fn report(function: &PciFunction, device: &BlkDevice) {
-    let blk = device.stats();
-    let stats = function.stats();
-    println!(
-        "{}",
-        serde_json::json!({
+    /// Serves clients on a thread of its own.
+    fn serve(&self, index: usize, keep: bool, ends: mpsc::Sender<End>) {
+        let server = Arc::clone(&self.server);
+        thread::spawn(move || {
+            let end = loop {
+                match server.run() {
+                    Ok(()) if keep => {}
+                    Err(error @ ServeError::Protocol(_)) if keep => {
+                        eprintln!("tidemark: {error}; waiting for the next client");
+                    }
+                    end => break end,
+                }
+            };
+            let _ = ends.send(End::Client(index, end));
+        });
+    }
+
+    /// Starts the end: nobody can connect any more, and what is in flight is the last.
+    fn stop(&self) {
+        // On a signal the thread that serves still waits for its client, and holds the server.
+        self.server.remove_socket();
+        self.served.function().reset();
+    }
+
+    /// Waits for what is in flight, makes it durable and says what was done.
+    fn finish(self, until: Instant) -> Result<()> {
+        self.stop();
+        let left = until.saturating_duration_since(Instant::now());
+        let settled = self.served.function().reset_and_wait(left);
+        let shown = self.path.display();
+        if let Some(disk) = &self.disk {
+            disk.sync_all()
+                .with_context(|| format!("cannot flush the disk {shown}"))?;
+        }
+        self.report().context("cannot write the report")?;
+        if settled {
+            return Ok(());
+        }
+        Err(anyhow!(
+            "the disk {shown} did not finish its requests within {END_WAIT:?}"
+        ))
+    }
+
+    fn report(&self) -> io::Result<()> {
+        let blk = self.blk.stats();
+        let stats = self.served.function().stats();
+        let serve = self.served.stats();
+        let report = serde_json::json!({
+            "disk": self.path,
             "requests": blk.reads + blk.writes + blk.flushes + blk.errors,
             "reads": blk.reads,
             "writes": blk.writes,
@@ -199,8 +342,39 @@ fn report(function: &PciFunction, device: &BlkDevice) {
             "interrupts": stats.interrupts,
             "notifications": stats.notifications,
             "resets": stats.resets,
+            "suspends": stats.suspends,
             "device_errors": stats.errors,
             "ignored_writes": stats.ignored,
-        })
-    );
+            "dma_maps": serve.dma_maps,
+            "dma_unmaps": serve.dma_unmaps,
+        });
+        let mut out = io::stdout().lock();
+        writeln!(out, "{report}")?;
+        out.flush()
+    }
+}
+
+/// The in-flight table in a file: the one that is there, or a new one.
+fn table(path: &Path, shape: InflightShape) -> Result<Arc<InflightTable>> {
+    let shown = path.display();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("cannot use the in-flight table {shown}"))?;
+    let size = file.metadata().context("cannot tell its size")?.len();
+    let table = match size {
+        0 => InflightTable::create(&file, shape),
+        _ if size == shape.bytes() => InflightTable::open(&file, 0, size, shape),
+        _ => {
+            let InflightShape { queues, queue_size } = shape;
+            return Err(anyhow!(
+                "the in-flight table {shown} is not one for {queues} queues of {queue_size} \
+                 entries; give the --queues and --queue-size that it was made with, or another file"
+            ));
+        }
+    };
+    table.with_context(|| shown.to_string())
 }

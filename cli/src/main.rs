@@ -5,6 +5,7 @@
 mod args;
 mod device;
 mod exit;
+mod journal;
 mod migrate;
 mod progress;
 mod receive;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         .init();
     match cli.command {
         Command::Device(args) => device::run(args),
+        Command::Journal(args) => exit::report(journal::run(&args)),
         Command::Migrate(args) => exit::report(migrate::run(&args)),
         Command::Receive(args) => exit::report(receive::run(&args)),
     }

@@ -4,9 +4,9 @@
 //! which is never held while anything is done. So no kick is lost, one worker at a time works on a
 //! queue, and a stop is answered once.
 
-use crate::dma::Dma;
+use crate::dma::{Dma, DmaGuard};
 use crate::pool::{Pool, Task};
-use crate::queue::{QueueConfig, Virtqueue};
+use crate::queue::{InflightQueue, QueueConfig, Virtqueue};
 use crate::virtio::{Progress, QueueError, VirtioDevice};
 use spec::queue_state::QueueState;
 use std::fmt::Debug;
@@ -77,6 +77,52 @@ impl Engine {
     /// [`QueueError`] as [`Virtqueue::start`] has it, or [`QueueError::NotStartable`] if the queue
     /// does not exist or has not stopped.
     pub fn start(&self, index: u16, config: QueueConfig) -> Result<(), QueueError> {
+        self.start_with(index, config, |mem| Virtqueue::start(config, mem))?;
+        Ok(())
+    }
+
+    /// Starts a queue with a table of what is in flight, as [`Virtqueue::start_noted`] has it;
+    /// returns how many chains it takes over from a device that was killed. Such a queue stops only
+    /// when those are used.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Engine::start`], and if the table cannot be this ring's.
+    pub fn start_noted(
+        &self,
+        index: u16,
+        config: QueueConfig,
+        inflight: InflightQueue,
+    ) -> Result<usize, QueueError> {
+        self.start_with(index, config, |mem| {
+            Virtqueue::start_noted(config, inflight, mem)
+        })
+    }
+
+    /// Starts a queue with a table of what is in flight, as [`Virtqueue::start_from`] has it. One
+    /// that takes chains over stops only when those are used.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Engine::start`], and if the table cannot be this ring's.
+    pub fn start_from(
+        &self,
+        index: u16,
+        config: QueueConfig,
+        inflight: InflightQueue,
+    ) -> Result<(), QueueError> {
+        self.start_with(index, config, |mem| {
+            Virtqueue::start_from(config, inflight, mem)
+        })?;
+        Ok(())
+    }
+
+    fn start_with(
+        &self,
+        index: u16,
+        config: QueueConfig,
+        start: impl FnOnce(&DmaGuard<'_>) -> Result<Virtqueue, QueueError>,
+    ) -> Result<usize, QueueError> {
         let not = |why| QueueError::NotStartable { index, why };
         let slot = self
             .slot(index)
@@ -88,17 +134,22 @@ impl Engine {
                 config.size
             )));
         }
-        let queue = Virtqueue::start(config, &slot.dma.enter())?;
+        // Before the table of a queue that runs could be touched.
+        if !matches!(slot.lock().phase, Phase::Stopped) {
+            return Err(not("it has not stopped"));
+        }
+        let queue = start(&slot.dma.enter())?;
+        let inherited = queue.inherited();
         {
             let mut inner = slot.lock();
             if !matches!(inner.phase, Phase::Stopped) {
                 return Err(not("it has not stopped"));
             }
             inner.snapshot = Some(queue.state());
-            inner.phase = Phase::Scheduled(queue);
+            inner.phase = Phase::Scheduled { queue, stop: false };
         }
         self.pool.schedule(slot.clone());
-        Ok(())
+        Ok(inherited)
     }
 
     /// The driver notified the queue. Unknown, stopped and broken queues are ignored.
@@ -125,7 +176,7 @@ impl Engine {
     pub fn state(&self, index: u16) -> Option<QueueState> {
         let inner = self.slot(index)?.lock();
         match &inner.phase {
-            Phase::Idle(queue) | Phase::Scheduled(queue) | Phase::Broken(queue) => {
+            Phase::Idle(queue) | Phase::Scheduled { queue, .. } | Phase::Broken(queue) => {
                 Some(queue.state())
             }
             Phase::Running { .. } | Phase::Stopped => inner.snapshot,
@@ -169,7 +220,11 @@ enum Phase {
     Idle(Virtqueue),
     /// Ready on the pool. The pool may hold an entry for any other phase too, left from a queue
     /// that was stopped in between; its run does nothing.
-    Scheduled(Virtqueue),
+    Scheduled {
+        queue: Virtqueue,
+        /// To be stopped as soon as it has used what it took over from another device.
+        stop: bool,
+    },
     /// With a worker, who has the queue.
     Running {
         kicked: bool,
@@ -188,7 +243,7 @@ impl Slot {
         let mut inner = self.lock();
         match mem::take(&mut inner.phase) {
             Phase::Idle(queue) => {
-                inner.phase = Phase::Scheduled(queue);
+                inner.phase = Phase::Scheduled { queue, stop: false };
                 true
             }
             Phase::Running { stop, .. } => {
@@ -211,7 +266,11 @@ impl Slot {
                     inner.phase = Phase::Running { kicked, stop: true };
                     return true;
                 }
-                Phase::Idle(queue) | Phase::Scheduled(queue) | Phase::Broken(queue) => {
+                Phase::Scheduled { queue, .. } if queue.inherited() != 0 => {
+                    inner.phase = Phase::Scheduled { queue, stop: true };
+                    return true;
+                }
+                Phase::Idle(queue) | Phase::Scheduled { queue, .. } | Phase::Broken(queue) => {
                     let state = queue.stop();
                     inner.snapshot = Some(state);
                     state
@@ -243,12 +302,15 @@ impl Task for Slot {
         let mut queue = {
             let mut inner = self.lock();
             match mem::take(&mut inner.phase) {
-                Phase::Scheduled(queue) => {
+                Phase::Scheduled { mut queue, stop } => {
                     inner.snapshot = Some(queue.state());
                     inner.phase = Phase::Running {
                         kicked: false,
-                        stop: false,
+                        stop,
                     };
+                    if stop {
+                        queue.drain();
+                    }
                     queue
                 }
                 other => {
@@ -281,10 +343,14 @@ impl Task for Slot {
                 _ => (false, true),
             };
             let again = kicked || progress == Some(Progress::More);
+            if stop && progress.is_some() && queue.inherited() != 0 {
+                inner.phase = Phase::Scheduled { queue, stop };
+                return true;
+            }
             if !stop {
                 inner.phase = match progress {
                     None => Phase::Broken(queue),
-                    Some(_) if again => Phase::Scheduled(queue),
+                    Some(_) if again => Phase::Scheduled { queue, stop },
                     Some(_) => Phase::Idle(queue),
                 };
                 return again && progress.is_some();

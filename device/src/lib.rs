@@ -6,6 +6,7 @@ pub mod blk;
 pub mod dma;
 pub mod engine;
 pub mod function;
+mod mapping;
 pub mod pci;
 mod pool;
 pub mod queue;

@@ -14,6 +14,7 @@ pub mod queue;
 pub mod state;
 pub mod suspend;
 pub mod transport;
+pub mod vhost_user;
 
 pub use error::DriverError;
 pub use transport::Transport;

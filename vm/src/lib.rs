@@ -9,6 +9,7 @@ pub mod evidence;
 pub mod guest;
 mod in_process;
 mod incoming;
+pub mod journal;
 mod machine;
 mod mover;
 

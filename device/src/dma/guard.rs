@@ -45,6 +45,17 @@ impl<'a> DmaGuard<'a> {
         self.space.check(iova, len, Permissions::Write)
     }
 
+    /// The same memory with writes to the used ring at `used` marked as
+    /// [`Dma::set_ring_marks`](super::Dma::set_ring_marks) says.
+    pub(crate) fn ring(&self, used: u64) -> RingMem<'_> {
+        let (bitmap, shift) = self.space.ring_bitmap(used);
+        RingMem {
+            space: &self.space,
+            bitmap,
+            shift,
+        }
+    }
+
     /// Starts a burst of bulk writes.
     pub fn burst(&self) -> Burst<'_> {
         Burst {
@@ -55,7 +66,7 @@ impl<'a> DmaGuard<'a> {
 
     /// A list of writes to be marked together by [`DmaGuard::mark`].
     pub fn written(&self) -> Written<'_> {
-        Written::new(self.space.bitmap())
+        Written::new(self.space.data_bitmap())
     }
 
     /// Marks writes whose data has been stored: one fence, then only the pages that are not marked
@@ -136,6 +147,38 @@ impl Drop for Burst<'_> {
     }
 }
 
+/// Memory as a queue's ring sees it: writes to the used ring are marked the ring's own way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RingMem<'a> {
+    space: &'a Space,
+    bitmap: &'a Bitmap,
+    /// What is added to an IOVA, wrapping, to have the address that is marked.
+    shift: u64,
+}
+
+impl GuestMemory for RingMem<'_> {
+    type PhysicalMemory = GuestMemoryMmap<()>;
+    type Bitmap = Bitmap;
+
+    fn check_range(&self, addr: GuestAddress, count: usize, access: Permissions) -> bool {
+        self.space.check(addr.0, count, access)
+    }
+
+    fn get_slices<'a>(
+        &'a self,
+        addr: GuestAddress,
+        count: usize,
+        access: Permissions,
+    ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, Bitmap>>, GuestMemoryError> {
+        let Self {
+            space,
+            bitmap,
+            shift,
+        } = *self;
+        Ok(marked(space, addr.0, count, access, bitmap, shift))
+    }
+}
+
 impl GuestMemory for DmaGuard<'_> {
     /// Never given out: the only way to the memory is through the map.
     type PhysicalMemory = GuestMemoryMmap<()>;
@@ -151,27 +194,33 @@ impl GuestMemory for DmaGuard<'_> {
         count: usize,
         access: Permissions,
     ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, Bitmap>>, GuestMemoryError> {
-        let bitmap = self.space.bitmap();
-        let slices = self.space.slices(addr.0, count, access);
-        Ok(Marked(slices.map(move |slice| {
-            let (iova, slice) = slice.map_err(|error| {
-                GuestMemoryError::IOError(std::io::Error::new(std::io::ErrorKind::NotFound, error))
-            })?;
-            let offset =
-                usize::try_from(iova).map_err(|_| GuestMemoryError::InvalidGuestAddress(addr))?;
-            let host = slice.ptr_guard_mut();
-            // SAFETY: the same memory as `slice`, whose mapping outlives the borrow of `self`: the
-            // lock is held for as long as that. All access to it is volatile or atomic.
-            Ok(unsafe {
-                VolatileSlice::with_bitmap(
-                    host.as_ptr(),
-                    slice.len(),
-                    bitmap.slice_at(offset),
-                    None,
-                )
-            })
-        })))
+        let bitmap = self.space.data_bitmap();
+        Ok(marked(&self.space, addr.0, count, access, bitmap, 0))
     }
+}
+
+/// Slices of guest memory whose writes are marked in `bitmap` at their IOVA plus `shift`.
+fn marked<'a>(
+    space: &'a Space,
+    iova: u64,
+    count: usize,
+    access: Permissions,
+    bitmap: &'a Bitmap,
+    shift: u64,
+) -> impl GuestMemorySliceIterator<'a, MarkAt<'a>> {
+    Marked(space.slices(iova, count, access).map(move |slice| {
+        let (iova, slice) = slice.map_err(|error| {
+            GuestMemoryError::IOError(std::io::Error::new(std::io::ErrorKind::NotFound, error))
+        })?;
+        let offset = usize::try_from(iova.wrapping_add(shift))
+            .map_err(|_| GuestMemoryError::InvalidGuestAddress(GuestAddress(iova)))?;
+        let host = slice.ptr_guard_mut();
+        // SAFETY: the same memory as `slice`, whose mapping outlives the borrow of `space`: the
+        // lock is held for as long as that. All access to it is volatile or atomic.
+        Ok(unsafe {
+            VolatileSlice::with_bitmap(host.as_ptr(), slice.len(), bitmap.slice_at(offset), None)
+        })
+    }))
 }
 
 /// An iterator over slices of guest memory that ends after an error.

@@ -14,9 +14,10 @@ mod space;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use guard::RingMem;
 pub use guard::{Burst, DmaGuard};
 
-use crate::tracker::{TrackerConfig, TrackerStats};
+use crate::tracker::{DirtyLog, TrackerConfig, TrackerStats};
 use crossbeam_utils::sync::ShardedLock;
 use space::Space;
 use std::fs::File;
@@ -49,6 +50,34 @@ pub enum DmaError {
         /// What was expected and what came.
         why: String,
     },
+}
+
+/// One map of a whole table: see [`Dma::replace_maps`].
+#[derive(Clone, Copy, Debug)]
+pub struct Map<'a> {
+    /// First address.
+    pub iova: u64,
+    /// Bytes.
+    pub size: u64,
+    /// The memory.
+    pub file: &'a File,
+    /// Where in it the map begins, in bytes.
+    pub offset: u64,
+    /// What the device may do there.
+    pub perm: Permissions,
+}
+
+/// How writes to a used ring are marked: vhost switches them apart from data, and may give them
+/// another address than their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RingMarks {
+    /// Where they are, whenever data is marked.
+    #[default]
+    LikeData,
+    /// Not at all.
+    Off,
+    /// As if the used ring began at this address, whether data is marked or not.
+    At(u64),
 }
 
 /// Guest memory as the device reaches it.
@@ -93,6 +122,49 @@ impl Dma {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .unmap(iova, size);
+    }
+
+    /// Puts a whole table of maps in the place of all maps there are. Nothing sees a state in
+    /// between, so a queue that runs never faults on what both tables hold; no mark is lost.
+    ///
+    /// Later maps win where two overlap.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::BadMap`] for the first map that cannot be made; all maps are as they were.
+    pub fn replace_maps(&self, maps: &[Map<'_>]) -> Result<(), DmaError> {
+        self.space
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(maps)
+    }
+
+    /// Marks in `log`, in place of a bitmap in guest memory, from now on; with `None` nowhere.
+    /// Returns when no mark can go to the log before it: all those are set.
+    ///
+    /// Data is marked only after [`Dma::set_log_data`].
+    pub fn set_log(&self, log: Option<DirtyLog>) {
+        let mut space = self.space.write().unwrap_or_else(PoisonError::into_inner);
+        let before = space.set_log(log);
+        drop(space);
+        drop(before);
+    }
+
+    /// Whether a log takes the marks of data (vhost: LOG_ALL); returns when that is so for all
+    /// data to come. Nothing is spent on marks while it does not.
+    pub fn set_log_data(&self, on: bool) {
+        self.space
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .set_log_data(on);
+    }
+
+    /// How writes to the used ring at `used` are marked from now on.
+    pub fn set_ring_marks(&self, used: u64, marks: RingMarks) {
+        self.space
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .set_ring_marks(used, marks);
     }
 
     /// Opens the door for one burst of work.

@@ -1,14 +1,15 @@
 //! The IOVA map, the memory files behind it, and the tracker's bitmap, which follow each other.
 
-use super::{DmaError, MAP_ALIGN};
-use crate::tracker::{Bitmap, TrackerConfig, Window};
+use super::{DmaError, MAP_ALIGN, Map, RingMarks};
+use crate::mapping::map_file;
+use crate::tracker::{Bitmap, DirtyLog, TrackerConfig, Window};
 use rangemap::RangeMap;
 use std::fs::File;
 use std::io;
 use std::num::Wrapping;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
-use vm_memory::{FileOffset, MmapRegion, Permissions, VolatileMemory, VolatileSlice};
+use vm_memory::{MmapRegion, Permissions, VolatileMemory, VolatileSlice};
 
 /// A memory file, mapped whole.
 #[derive(Debug)]
@@ -35,6 +36,14 @@ pub(super) struct Space {
     memories: Vec<Option<Memory>>,
     map: RangeMap<u64, Target>,
     bitmap: Bitmap,
+    /// What `bitmap` marks in, if that is not guest memory.
+    log: Option<DirtyLog>,
+    /// With a log, whether it takes the marks of data.
+    log_data: bool,
+    /// Used rings whose writes are not marked like data, by IOVA.
+    rings: Vec<(u64, RingMarks)>,
+    /// What is marked here is not wanted.
+    off: Bitmap,
 }
 
 impl Space {
@@ -81,6 +90,25 @@ impl Space {
         Ok(())
     }
 
+    /// Puts `maps` in the place of all there are; all as they were if one of them cannot be made.
+    pub(super) fn replace(&mut self, maps: &[Map<'_>]) -> Result<(), DmaError> {
+        // Still counted, so that no memory goes that a new map may need.
+        let before = std::mem::take(&mut self.map);
+        let made = maps
+            .iter()
+            .try_for_each(|map| self.map(map.iova, map.size, map.file, map.offset, map.perm));
+        let gone = match &made {
+            Ok(()) => before,
+            Err(_) => std::mem::replace(&mut self.map, before),
+        };
+        for (range, target) in gone.iter() {
+            self.uncount_target(target, range.end - range.start);
+        }
+        self.follow(0..u64::MAX);
+        self.release_unused();
+        made
+    }
+
     pub(super) fn unmap(&mut self, iova: u64, size: u64) {
         let end = iova.saturating_add(size);
         if iova < end {
@@ -98,8 +126,44 @@ impl Space {
         }
     }
 
+    /// Marks in `log` from now on, or nowhere; returns the log before it, to be unmapped when the
+    /// door is open again.
+    pub(super) fn set_log(&mut self, log: Option<DirtyLog>) -> Option<DirtyLog> {
+        self.bitmap = log.as_ref().map(Bitmap::in_log).unwrap_or_default();
+        std::mem::replace(&mut self.log, log)
+    }
+
+    pub(super) fn set_log_data(&mut self, on: bool) {
+        self.log_data = on;
+    }
+
+    pub(super) fn set_ring_marks(&mut self, used: u64, marks: RingMarks) {
+        self.rings.retain(|ring| ring.0 != used);
+        if marks != RingMarks::LikeData {
+            self.rings.push((used, marks));
+        }
+    }
+
     pub(super) fn bitmap(&self) -> &Bitmap {
         &self.bitmap
+    }
+
+    /// Where data is marked.
+    pub(super) fn data_bitmap(&self) -> &Bitmap {
+        if self.log.is_some() && !self.log_data {
+            &self.off
+        } else {
+            &self.bitmap
+        }
+    }
+
+    /// Where writes to the used ring at `used` are marked, and what is added to their IOVA.
+    pub(super) fn ring_bitmap(&self, used: u64) -> (&Bitmap, u64) {
+        match self.rings.iter().find(|ring| ring.0 == used) {
+            None | Some((_, RingMarks::LikeData)) => (self.data_bitmap(), 0),
+            Some((_, RingMarks::Off)) => (&self.off, 0),
+            Some((_, RingMarks::At(log))) => (&self.bitmap, log.wrapping_sub(used)),
+        }
     }
 
     /// Whether all of the range can be accessed so.
@@ -199,7 +263,7 @@ impl Space {
             return Ok(known);
         }
         let size = usize::try_from(meta.len()).map_err(io::Error::other)?;
-        let region = map_file(file.try_clone()?, size, writable)?;
+        let region = map_file(file.try_clone()?, 0, size, writable)?;
         let memory = Memory {
             id,
             writable,
@@ -217,15 +281,20 @@ impl Space {
 
     /// Takes what maps in `range` now off the counts of the memories it maps to.
     fn uncount(&mut self, range: Range<u64>) {
-        for (mapped, target) in self.map.overlapping(range.clone()) {
+        let part = |(mapped, target): (&Range<u64>, &Target)| {
             let bytes = mapped.end.min(range.end) - mapped.start.max(range.start);
-            if let Some(memory) = self
-                .memories
-                .get_mut(target.memory)
-                .and_then(Option::as_mut)
-            {
-                memory.mapped -= bytes;
-            }
+            (*target, bytes)
+        };
+        let gone: Vec<_> = self.map.overlapping(range.clone()).map(part).collect();
+        for (target, bytes) in gone {
+            self.uncount_target(&target, bytes);
+        }
+    }
+
+    fn uncount_target(&mut self, target: &Target, bytes: u64) {
+        let memory = self.memories.get_mut(target.memory);
+        if let Some(memory) = memory.and_then(Option::as_mut) {
+            memory.mapped -= bytes;
         }
     }
 
@@ -237,17 +306,4 @@ impl Space {
             }
         }
     }
-}
-
-fn map_file(file: File, size: usize, writable: bool) -> io::Result<MmapRegion<()>> {
-    use rustix::mm::{MapFlags, ProtFlags};
-    let prot = if writable {
-        ProtFlags::READ | ProtFlags::WRITE
-    } else {
-        ProtFlags::READ
-    };
-    let flags = MapFlags::SHARED | MapFlags::NORESERVE;
-    let prot = i32::try_from(prot.bits()).map_err(io::Error::other)?;
-    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
-    MmapRegion::build(Some(FileOffset::new(file, 0)), size, prot, flags).map_err(io::Error::other)
 }

@@ -5,6 +5,7 @@
 //! pops no more, though what was popped before can still be pushed.
 
 mod chain;
+mod inflight;
 mod split;
 #[cfg(test)]
 pub(crate) mod test_ring;
@@ -12,6 +13,7 @@ pub(crate) mod test_ring;
 mod tests;
 
 pub use chain::{Chain, Cursor};
+pub use inflight::{InflightError, InflightQueue, InflightShape, InflightTable};
 
 use crate::dma::DmaGuard;
 use crate::virtio::QueueError;
@@ -51,6 +53,12 @@ pub struct Virtqueue {
     /// Continues another device's work: what that device used last may not have been notified.
     resumed: bool,
     broken: bool,
+    /// Where chains in flight are noted, for a device that comes after this one is killed.
+    inflight: Option<InflightQueue>,
+    /// Heads that the device before this one had in flight when it was killed, the next one last.
+    inherited: Vec<u16>,
+    /// Nothing but those is popped any more.
+    draining: bool,
 }
 
 impl Virtqueue {
@@ -72,7 +80,81 @@ impl Virtqueue {
             used_since: false,
             resumed: config.state != QueueState::SPLIT_DEFAULT,
             broken: false,
+            inflight: None,
+            inherited: Vec::new(),
+            draining: false,
         })
+    }
+
+    /// Starts a queue that notes in `inflight` what it has in flight, and pops first, in their
+    /// order, the chains that were in flight there when another device was killed.
+    ///
+    /// The table and the used ring say where the queue stands; `config.state` is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Virtqueue::start`], and [`QueueError::Broken`] if the table cannot be this ring's.
+    pub fn start_noted(
+        config: QueueConfig,
+        mut inflight: InflightQueue,
+        mem: &DmaGuard<'_>,
+    ) -> Result<Self, QueueError> {
+        let state = QueueState::SPLIT_DEFAULT;
+        let mut queue = Self::start(QueueConfig { state, ..config }, mem)?;
+        let used = queue.ring.used_idx(mem)?;
+        let mut heads = inflight.recover(config.size, used)?;
+        let flying = u16::try_from(heads.len()).unwrap_or(u16::MAX);
+        queue.ring.resume(mem, used, flying)?;
+        heads.reverse();
+        queue.resumed = used != 0 || flying != 0;
+        queue.inherited = heads;
+        queue.inflight = Some(inflight);
+        Ok(queue)
+    }
+
+    /// Starts a queue from `config.state` as [`Virtqueue::start`] does, and notes in `inflight` what
+    /// it has in flight.
+    ///
+    /// The state says what the table means (project rule). Nothing between the two indices is
+    /// nothing in flight: the table is cleared, whatever an earlier life left in it. If there are
+    /// chains between them, the table must name exactly as many; those are popped first.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Virtqueue::start`], and [`QueueError::Broken`] if the table cannot be this ring's.
+    pub fn start_from(
+        config: QueueConfig,
+        mut inflight: InflightQueue,
+        mem: &DmaGuard<'_>,
+    ) -> Result<Self, QueueError> {
+        let mut queue = Self::start(config, mem)?;
+        let flying = queue.in_flight();
+        if flying == 0 {
+            inflight.clear(queue.ring.next_used());
+        } else {
+            let mut heads = inflight.recover(config.size, queue.ring.next_used())?;
+            if heads.len() != usize::from(flying) {
+                return Err(QueueError::broken(format!(
+                    "the in-flight table: {} chains in flight, the queue's state says {flying}",
+                    heads.len()
+                )));
+            }
+            heads.reverse();
+            queue.inherited = heads;
+        }
+        queue.inflight = Some(inflight);
+        Ok(queue)
+    }
+
+    /// Chains of another device that are still to be popped. A queue that has some cannot stop: no
+    /// index would say where it stood.
+    pub fn inherited(&self) -> usize {
+        self.inherited.len()
+    }
+
+    /// From now on pops only what [`Virtqueue::inherited`] counts.
+    pub fn drain(&mut self) {
+        self.draining = true;
     }
 
     /// Takes the next available chain, or `None` if there is none.
@@ -88,10 +170,21 @@ impl Virtqueue {
         if self.broken {
             return Err(QueueError::broken("the queue was broken before"));
         }
-        let popped = self.ring.pop(mem);
+        let popped = match self.inherited.last() {
+            Some(&head) => self.ring.chain(mem, head).map(Some),
+            None if self.draining => Ok(None),
+            None => self.ring.pop(mem),
+        };
         match &popped {
-            // Cannot overflow: the ring refuses more chains in flight than it has entries.
-            Ok(Some(_)) => self.outstanding = self.outstanding.saturating_add(1),
+            Ok(Some(chain)) => {
+                // Cannot overflow: the ring refuses more chains in flight than it has entries.
+                self.outstanding = self.outstanding.saturating_add(1);
+                if self.inherited.pop().is_none()
+                    && let Some(inflight) = &mut self.inflight
+                {
+                    inflight.popped(chain.head);
+                }
+            }
             Ok(None) => {}
             Err(_) => self.broken = true,
         }
@@ -112,9 +205,15 @@ impl Virtqueue {
             self.broken = true;
             return Err(QueueError::broken("more chains pushed than were popped"));
         };
+        if let Some(inflight) = &self.inflight {
+            inflight.publishing(head);
+        }
         if let Err(error) = self.ring.push(mem, head, len) {
             self.broken = true;
             return Err(error);
+        }
+        if let Some(inflight) = &self.inflight {
+            inflight.published(head, self.ring.next_used());
         }
         self.outstanding = left;
         self.used_since = true;

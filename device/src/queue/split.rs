@@ -5,7 +5,7 @@
 //! NEXT), VRING_AVAIL_F_NO_INTERRUPT (it ignores it), and chains in flight.
 
 use super::{Chain, QueueConfig};
-use crate::dma::DmaGuard;
+use crate::dma::{DmaGuard, RingMem};
 use crate::virtio::QueueError;
 use spec::queue_state::QueueState;
 use spec::ring;
@@ -58,6 +58,7 @@ impl SplitRing {
         for (area, at, bytes, align, access) in areas {
             check_area(mem, area, at, bytes, align, access)?;
         }
+        let mem = &mem.ring(config.device);
         if config.driver == 0 {
             // virtio-queue takes this address for a queue that was never configured.
             return Err(QueueError::broken("an available ring at IOVA 0"));
@@ -94,12 +95,54 @@ impl SplitRing {
         })
     }
 
+    /// Goes on after another device that had used `used` and left `flying` chains behind, which it
+    /// had popped (in-flight table of vhost-user).
+    pub(super) fn resume(
+        &mut self,
+        mem: &DmaGuard<'_>,
+        used: u16,
+        flying: u16,
+    ) -> Result<(), QueueError> {
+        let ahead = self.avail_idx(mem)?.wrapping_sub(used);
+        let size = self.queue.size();
+        if ahead > size || flying > ahead {
+            return Err(QueueError::broken(format!(
+                "{flying} chains in flight with {ahead} available and not used in a ring of {size}"
+            )));
+        }
+        self.queue.set_next_avail(used.wrapping_add(flying));
+        self.queue.set_next_used(used);
+        Ok(())
+    }
+
+    /// The used index as it stands in memory.
+    pub(super) fn used_idx(&self, mem: &DmaGuard<'_>) -> Result<u16, QueueError> {
+        let used = self.queue.used_idx(&self.ring(mem), Ordering::Acquire);
+        Ok(used.map_err(|error| ring_error(USED, &error))?.0)
+    }
+
+    /// The used index as this device has counted it.
+    pub(super) fn next_used(&self) -> u16 {
+        self.queue.next_used()
+    }
+
+    fn avail_idx(&self, mem: &DmaGuard<'_>) -> Result<u16, QueueError> {
+        let avail = self.queue.avail_idx(&self.ring(mem), Ordering::Acquire);
+        Ok(avail.map_err(|error| ring_error(AVAIL, &error))?.0)
+    }
+
+    /// Memory with the used ring's own way of being marked.
+    fn ring<'a>(&self, mem: &'a DmaGuard<'_>) -> RingMem<'a> {
+        mem.ring(self.queue.used_ring())
+    }
+
+    /// The chain at `head`.
+    pub(super) fn chain(&self, mem: &DmaGuard<'_>, head: u16) -> Result<Chain, QueueError> {
+        Chain::walk(mem, self.queue.desc_table(), self.queue.size(), head)
+    }
+
     pub(super) fn pop(&mut self, mem: &DmaGuard<'_>) -> Result<Option<Chain>, QueueError> {
-        let avail = self
-            .queue
-            .avail_idx(mem, Ordering::Acquire)
-            .map_err(|error| ring_error(AVAIL, &error))?
-            .0;
+        let avail = self.avail_idx(mem)?;
         if avail == self.queue.next_avail() {
             return Ok(None);
         }
@@ -112,14 +155,15 @@ impl SplitRing {
                 "the available index is {ahead} ahead of the used index in a ring of {size}"
             )));
         }
+        let ring = self.ring(mem);
         let head = self
             .queue
-            .iter(mem)
+            .iter(&ring)
             .map_err(|error| ring_error(AVAIL, &error))?
             .next()
             .ok_or_else(|| QueueError::broken("the available index went back"))?
             .head_index();
-        let chain = Chain::walk(mem, self.queue.desc_table(), size, head);
+        let chain = self.chain(mem, head);
         if chain.is_err() {
             self.queue.go_to_previous_position();
         }
@@ -133,7 +177,8 @@ impl SplitRing {
         len: u32,
     ) -> Result<(), QueueError> {
         let before = self.queue.next_used();
-        self.queue.add_used(mem, head, len).map_err(|error| {
+        let ring = self.ring(mem);
+        self.queue.add_used(&ring, head, len).map_err(|error| {
             // It counts the entry even if it could not publish it.
             self.queue.set_next_used(before);
             ring_error(USED, &error)
@@ -141,10 +186,11 @@ impl SplitRing {
     }
 
     pub(super) fn needs_notification(&mut self, mem: &DmaGuard<'_>) -> Result<bool, QueueError> {
+        let mem = self.ring(mem);
         if self.queue.event_idx_enabled() {
             return self
                 .queue
-                .needs_notification(mem)
+                .needs_notification(&mem)
                 .map_err(|error| ring_error(AVAIL, &error));
         }
         // The used index is published before the flags are read; the driver does it the other way
@@ -161,15 +207,17 @@ impl SplitRing {
 
     pub(super) fn enable_notification(&mut self, mem: &DmaGuard<'_>) -> Result<bool, QueueError> {
         self.notify_off = false;
+        let ring = self.ring(mem);
         self.queue
-            .enable_notification(mem)
+            .enable_notification(&ring)
             .map_err(|error| ring_error(USED, &error))
     }
 
     pub(super) fn disable_notification(&mut self, mem: &DmaGuard<'_>) -> Result<(), QueueError> {
         if !std::mem::replace(&mut self.notify_off, true) {
+            let ring = self.ring(mem);
             self.queue
-                .disable_notification(mem)
+                .disable_notification(&ring)
                 .map_err(|error| ring_error(USED, &error))?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! A function served over a vfio-user socket, as QEMU's `vfio-user-pci` connects to one.
+//! Functions served over vfio-user sockets, as QEMU's `vfio-user-pci` connects to them.
 //!
 //! The `vfio_user` crate reads one client's messages, one after the other, on the thread that
 //! calls [`VfioUserServer::run`]. It has one rule for whoever is behind it: an error answer to a
@@ -8,21 +8,28 @@
 //! would do, reads of ones and lost writes.
 
 mod backend;
+mod function;
 mod interrupts;
+mod log;
+mod served;
 mod socket;
 #[cfg(test)]
 mod tests;
 
-use crate::function::{MsixOwner, PciFunction};
+pub use function::{ServeStats, ServedFunction};
+pub use log::DmaLog;
+pub use served::{IrqRequest, Map, Served};
+pub use socket::inherited;
+
 use backend::Backend;
-use interrupts::EventFds;
 use socket::SocketFile;
 use std::fmt;
 use std::io;
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_CONFIG_REGION_INDEX,
     VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS, VFIO_REGION_INFO_FLAG_READ,
@@ -32,8 +39,6 @@ use vfio_user::{IrqInfo, Server, ServerRegion};
 
 /// Bytes of configuration space: extended capabilities need all of PCI Express's.
 const CONFIG_SIZE: u64 = 4096;
-/// A client's reset is answered within this time. QEMU waits 5 s for any answer.
-const RESET_WAIT: Duration = Duration::from_secs(4);
 
 /// Why a function cannot be served, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +65,17 @@ pub enum ServeError {
         /// What the system said.
         error: io::Error,
     },
+    /// A descriptor that was handed down is not what a server can listen on.
+    #[error(
+        "descriptor {fd} {what}; a Unix stream socket that listens was expected, as socket \
+         activation hands one down. A connected socket cannot be served: connect to the path instead"
+    )]
+    Inherited {
+        /// The descriptor's number.
+        fd: RawFd,
+        /// What it is instead.
+        what: String,
+    },
     /// No client can be accepted any more.
     #[error("cannot accept a client: {0}")]
     Accept(#[source] io::Error),
@@ -71,15 +87,15 @@ pub enum ServeError {
 /// A function behind a listening socket.
 pub struct VfioUserServer {
     server: Server,
-    socket: SocketFile,
-    function: Arc<PciFunction>,
+    socket: Option<SocketFile>,
+    served: Arc<dyn Served>,
 }
 
 impl fmt::Debug for VfioUserServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VfioUserServer")
             .field("socket", &self.socket)
-            .field("function", &self.function)
+            .field("served", &self.served)
             .finish_non_exhaustive()
     }
 }
@@ -92,18 +108,27 @@ impl VfioUserServer {
     /// # Errors
     ///
     /// [`ServeError::InUse`], [`ServeError::NotASocket`] or [`ServeError::Bind`].
-    pub fn bind(path: &Path, function: Arc<PciFunction>) -> Result<Self, ServeError> {
+    pub fn bind(path: &Path, served: Arc<dyn Served>) -> Result<Self, ServeError> {
         let (listener, socket) = SocketFile::listen(path)?;
-        let server = Server::from_owned_fd(listener.into(), true, irqs(&function), regions());
+        let server = Self::on(listener, served);
         Ok(Self {
-            server,
-            socket,
-            function,
+            socket: Some(socket),
+            ..server
         })
     }
 
-    /// Serves one client until it disconnects; then the function is as after power-on: reset, no
-    /// memory mapped, no interrupt connected. May be called again for the next client.
+    /// Serves those who connect to `listener`, whose file is somebody else's.
+    pub fn on(listener: UnixListener, served: Arc<dyn Served>) -> Self {
+        let (irqs, regions) = (irqs(&*served), regions(&*served));
+        Self {
+            server: Server::from_owned_fd(listener.into(), true, irqs, regions),
+            socket: None,
+            served,
+        }
+    }
+
+    /// Serves one client until it disconnects. May be called again for the next client; who
+    /// connects meanwhile waits.
     ///
     /// There is no way to end it from outside: who must stop early resets the function, removes
     /// the socket's file and lets the process end.
@@ -112,13 +137,10 @@ impl VfioUserServer {
     ///
     /// [`ServeError::Accept`], or [`ServeError::Protocol`], after which the next client may come.
     pub fn run(&self) -> Result<(), ServeError> {
-        let eventfds = Arc::new(EventFds::new(self.function.vectors()));
-        let sink = Arc::clone(&eventfds);
-        self.function.set_interrupts(sink, MsixOwner::Vmm);
-        let mut backend = Backend::new(Arc::clone(&self.function), Arc::clone(&eventfds));
+        let mut backend = Backend(Arc::clone(&self.served));
         // The crate panics on a VERSION message without its JSON text.
         let ended = catch_unwind(AssertUnwindSafe(|| self.server.run(&mut backend)));
-        self.power_on(&eventfds);
+        self.served.end();
         match ended {
             Ok(result) => result.or_else(judge),
             Err(_) => Err(ServeError::Protocol(
@@ -128,23 +150,16 @@ impl VfioUserServer {
         }
     }
 
-    /// Where the server listens.
-    pub fn path(&self) -> &Path {
-        self.socket.path()
+    /// Where the server listens; `None` on a listener that it was given.
+    pub fn path(&self) -> Option<&Path> {
+        self.socket.as_ref().map(SocketFile::path)
     }
 
     /// Removes the socket's file, if it is still this server's. Who is connected stays so.
     pub fn remove_socket(&self) {
-        self.socket.remove();
-    }
-
-    /// Queues first, because they use the maps.
-    fn power_on(&self, eventfds: &EventFds) {
-        if !self.function.reset_and_wait(RESET_WAIT) {
-            tracing::warn!("the function is still resetting after its client has gone");
+        if let Some(socket) = &self.socket {
+            socket.remove();
         }
-        self.function.dma().unmap(0, u64::MAX);
-        eventfds.clear();
     }
 }
 
@@ -166,9 +181,9 @@ fn judge(error: vfio_user::Error) -> Result<(), ServeError> {
 }
 
 /// All regions that VFIO knows; those that the function lacks have no bytes.
-fn regions() -> Vec<ServerRegion> {
+fn regions(served: &dyn Served) -> Vec<ServerRegion> {
     let region = |index| {
-        let size = region_size(index);
+        let size = region_size(served, index);
         let flags = match size {
             0 => 0,
             _ => VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE,
@@ -190,22 +205,22 @@ fn regions() -> Vec<ServerRegion> {
 }
 
 /// Bytes of a region, 0 if the function has none.
-fn region_size(index: u32) -> u64 {
+fn region_size(served: &dyn Served, index: u32) -> u64 {
     match index {
         VFIO_PCI_CONFIG_REGION_INDEX => CONFIG_SIZE,
         // 6 would be the expansion ROM.
-        0..=5 => u8::try_from(index).map_or(0, PciFunction::bar_size),
+        0..=5 => u8::try_from(index).map_or(0, |bar| served.bar_size(bar)),
         _ => 0,
     }
 }
 
 /// All kinds of interrupts that VFIO knows; only MSI-X has vectors.
-fn irqs(function: &PciFunction) -> Vec<IrqInfo> {
+fn irqs(served: &dyn Served) -> Vec<IrqInfo> {
     let irq = |index| {
         let (flags, count) = match index {
             VFIO_PCI_MSIX_IRQ_INDEX => (
                 VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE,
-                u32::from(function.vectors()),
+                u32::from(served.vectors()),
             ),
             _ => (0, 0),
         };

@@ -1,9 +1,10 @@
 //! The guest's bitmap: a table of stretches of its memory, and a shadow for what is not mapped.
+//! Or a log in a file of its own, which is one stretch that no map moves.
 #![expect(unsafe_code, reason = "takes atomic views of the guest's bitmap")]
 
 use super::protocol::{self, Fenced, MarkWord};
 use super::window::Words;
-use super::{Marking, TrackerConfig, TrackerStats, Window};
+use super::{DirtyLog, Marking, TrackerConfig, TrackerStats, Window};
 use rangemap::RangeMap;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,8 +14,8 @@ use vm_memory::bitmap::{self, BitmapSlice, WithBitmapSlice};
 
 /// The bitmap in force, or none.
 ///
-/// Lives beside the IOVA map under one lock: whoever marks holds the map still, so a window is
-/// never used after its mapping is gone.
+/// Lives beside the IOVA map and the log under one lock: whoever marks holds both still, so a window
+/// is never used after its mapping is gone.
 #[derive(Debug, Default)]
 pub struct Bitmap {
     config: TrackerConfig,
@@ -129,6 +130,27 @@ impl Bitmap {
         }
     }
 
+    /// The whole of `log`, which lies in no guest's memory and is not resolved by its map.
+    pub(crate) fn in_log(log: &DirtyLog) -> Self {
+        let Some(window) = log.window().filter(|_| log.marking() != Marking::Off) else {
+            return Self::default();
+        };
+        let mut bitmap = Self {
+            config: TrackerConfig {
+                enabled: true,
+                bitmap_length: log.bytes(),
+                marking: log.marking(),
+                ..TrackerConfig::default()
+            },
+            shift: 12,
+            bits: log.bytes().saturating_mul(8),
+            ..Self::default()
+        };
+        bitmap.windows.insert(0..log.bytes(), window);
+        bitmap.refresh_hot();
+        bitmap
+    }
+
     /// Whether a mark would have any effect.
     #[inline]
     pub(crate) fn is_active(&self) -> bool {
@@ -148,9 +170,9 @@ impl Bitmap {
         }
     }
 
-    /// IOVAs the bitmap occupies.
+    /// IOVAs the bitmap occupies; none for a log.
     pub(crate) fn iovas(&self) -> Range<u64> {
-        if !self.is_active() {
+        if !self.is_active() || self.config.bitmap_addr == 0 {
             return 0..0;
         }
         let start = self.config.bitmap_addr;

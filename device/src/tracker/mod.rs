@@ -1,10 +1,12 @@
 //! What is tracked, and where the marks go.
 
 mod bitmap;
+mod log;
 pub mod protocol;
 mod window;
 
 pub use bitmap::{Bitmap, MarkAt, Written};
+pub use log::{DirtyLog, LogError};
 pub(crate) use window::Window;
 
 /// How a mark is set.

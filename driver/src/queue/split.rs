@@ -259,6 +259,16 @@ impl SplitQueue {
         self.published
     }
 
+    /// The used index as memory holds it: up to where the device has given requests back, reaped
+    /// or not. Where a device starts that takes over from one that died.
+    ///
+    /// # Errors
+    /// None that memory of the right size can cause.
+    pub fn device_used(&self) -> Result<u16, DriverError> {
+        let idx = self.layout.used + 2;
+        Ok(self.memory.load_u16(idx, Ordering::Acquire)?)
+    }
+
     /// Builds a request of buffers that the device reads, then buffers that it writes. It becomes
     /// visible with [`publish`](Self::publish). `token` comes back with it.
     ///

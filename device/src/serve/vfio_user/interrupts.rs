@@ -1,41 +1,12 @@
 //! One eventfd per MSI-X vector, as the client sends them.
 
+use super::served::IrqRequest;
 use crate::function::InterruptSink;
 use std::fs::{self, File};
 use std::io::Write;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use vfio_bindings::bindings::vfio::{
-    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
-};
-
-/// What one SET_IRQS message asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Request {
-    /// No vector has an eventfd any more.
-    DisableAll,
-    /// These vectors get the eventfds of the message; those for which there is none lose theirs.
-    Connect(Range<usize>),
-    /// Raise these vectors, as if the device had.
-    Trigger(Range<usize>),
-}
-
-impl Request {
-    /// None if it is none of the forms that VFIO defines for vectors that cannot be masked.
-    pub(super) fn parse(flags: u32, start: u32, count: u32) -> Option<Self> {
-        const DISABLE_OR_TRIGGER: u32 = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
-        const CONNECT: u32 = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-        let start = usize::try_from(start).ok()?;
-        let vectors = start..start.checked_add(usize::try_from(count).ok()?)?;
-        match (flags, count) {
-            (DISABLE_OR_TRIGGER, 0) => Some(Self::DisableAll),
-            (DISABLE_OR_TRIGGER, _) => Some(Self::Trigger(vectors)),
-            (CONNECT, _) => Some(Self::Connect(vectors)),
-            _ => None,
-        }
-    }
-}
 
 #[derive(Debug, Default)]
 struct Vector {
@@ -80,12 +51,12 @@ impl EventFds {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn carry_out(&self, request: Request, fds: Vec<File>) {
+    pub(super) fn carry_out(&self, request: IrqRequest, fds: Vec<File>) {
         let mut vectors = self.vectors();
         match request {
-            Request::DisableAll => vectors.iter_mut().for_each(|vector| vector.eventfd = None),
-            Request::Trigger(range) => selected(&mut vectors, range).for_each(Vector::raise),
-            Request::Connect(range) => {
+            IrqRequest::DisableAll => vectors.iter_mut().for_each(|vector| vector.eventfd = None),
+            IrqRequest::Trigger(range) => selected(&mut vectors, range).for_each(Vector::raise),
+            IrqRequest::Connect(range) => {
                 let mut fds = fds.into_iter();
                 for vector in selected(&mut vectors, range) {
                     vector.eventfd = fds.next().filter(is_eventfd);
@@ -102,9 +73,9 @@ impl EventFds {
         }
     }
 
-    /// Drops all eventfds; nothing is sent any more.
+    /// Drops all eventfds, and what they were not told.
     pub(super) fn clear(&self) {
-        self.vectors().clear();
+        self.vectors().fill_with(Vector::default);
     }
 }
 

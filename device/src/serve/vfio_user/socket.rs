@@ -1,8 +1,13 @@
-//! The file of a listening socket: made, told from a dead server's, and removed.
+//! Listening sockets: their files, made, told from a dead server's, and removed; and those that a
+//! parent process hands down.
 
 use super::ServeError;
+use rustix::io::FdFlags;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use std::fs;
 use std::io;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
@@ -78,5 +83,40 @@ fn is_dead(path: &Path) -> io::Result<bool> {
     match UnixDatagram::unbound()?.connect(path) {
         Err(error) => Ok(error.kind() == io::ErrorKind::ConnectionRefused),
         Ok(()) => Ok(false),
+    }
+}
+
+/// The listening socket that this process was started with as descriptor `fd`.
+///
+/// Works on a duplicate that the kernel makes; the descriptor itself stays as it is.
+///
+/// # Errors
+///
+/// [`ServeError::Inherited`] if there is no such descriptor, or it is anything else.
+pub fn inherited(fd: RawFd) -> Result<UnixListener, ServeError> {
+    let bad = |what: String| ServeError::Inherited { fd, what };
+    let failed = |error: rustix::io::Errno| bad(format!("cannot be used: {error}"));
+    let duplicate = || -> rustix::io::Result<OwnedFd> {
+        let this = pidfd_open(getpid(), PidfdFlags::empty())?;
+        let socket = pidfd_getfd(this, fd, PidfdGetfdFlags::empty())?;
+        rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+        Ok(socket)
+    };
+    let socket = duplicate().map_err(|error| match error {
+        rustix::io::Errno::BADF => bad("is not open".to_owned()),
+        other => failed(other),
+    })?;
+    match sockopt::socket_domain(&socket) {
+        Err(rustix::io::Errno::NOTSOCK) => return Err(bad("is no socket".to_owned())),
+        Err(error) => return Err(failed(error)),
+        Ok(AddressFamily::UNIX) => {}
+        Ok(other) => return Err(bad(format!("is a socket of another family ({other:?})"))),
+    }
+    let kind = sockopt::socket_type(&socket).map_err(failed)?;
+    let listens = sockopt::socket_acceptconn(&socket).map_err(failed)?;
+    match (kind, listens) {
+        (SocketType::STREAM, true) => Ok(socket.into()),
+        (SocketType::STREAM, false) => Err(bad("does not listen".to_owned())),
+        (other, _) => Err(bad(format!("is a socket of another type ({other:?})"))),
     }
 }

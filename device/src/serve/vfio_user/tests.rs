@@ -1,10 +1,9 @@
 //! The served function from a client's side. Offsets and numbers are typed again from VFIO, PCI and
 //! virtio.
 
-use super::interrupts::Request;
 use super::*;
 use crate::blk::{BlkDevice, BlkOptions};
-use crate::function::FunctionConfig;
+use crate::function::{FunctionConfig, PciFunction};
 use rustix::event::{EventfdFlags, eventfd};
 use std::error::Error;
 use std::fs::{self, File};
@@ -46,7 +45,10 @@ impl Bench {
             BlkDevice::open(disk, options)? as _,
         );
         let path = dir.path().join("socket");
-        let server = Arc::new(VfioUserServer::bind(&path, Arc::clone(&function))?);
+        let server = Arc::new(VfioUserServer::bind(
+            &path,
+            ServedFunction::new(Arc::clone(&function)),
+        )?);
         Ok(Self {
             dir,
             function,
@@ -59,10 +61,14 @@ impl Bench {
         thread::spawn(move || server.run())
     }
 
+    fn path(&self) -> &Path {
+        self.server.path().unwrap_or(Path::new(""))
+    }
+
     /// Serves one client, which disconnects at the end.
     fn with(&self, work: impl FnOnce(&mut Client) -> Outcome) -> Outcome {
         let serving = self.serve();
-        let mut client = Client::new(self.server.path())?;
+        let mut client = Client::new(self.path())?;
         work(&mut client)?;
         drop(client);
         serving.join().map_err(|_| "the server panicked")??;
@@ -240,11 +246,17 @@ fn each_vector_has_its_eventfd() -> Outcome {
 
 #[test]
 fn the_forms_of_set_irqs() {
-    assert_eq!(Request::parse(0x21, 0, 0), Some(Request::DisableAll));
-    assert_eq!(Request::parse(0x24, 1, 2), Some(Request::Connect(1..3)));
-    assert_eq!(Request::parse(0x21, 1, 2), Some(Request::Trigger(1..3)));
-    assert_eq!(Request::parse(0x22, 0, 1), None);
-    assert_eq!(Request::parse(0x0a, 0, 1), None);
+    assert_eq!(IrqRequest::parse(0x21, 0, 0), Some(IrqRequest::DisableAll));
+    assert_eq!(
+        IrqRequest::parse(0x24, 1, 2),
+        Some(IrqRequest::Connect(1..3))
+    );
+    assert_eq!(
+        IrqRequest::parse(0x21, 1, 2),
+        Some(IrqRequest::Trigger(1..3))
+    );
+    assert_eq!(IrqRequest::parse(0x22, 0, 1), None);
+    assert_eq!(IrqRequest::parse(0x0a, 0, 1), None);
 }
 
 #[test]
@@ -277,7 +289,7 @@ fn a_client_may_go_in_the_middle_or_talk_nonsense() -> Outcome {
     // Nothing; half a region write; a reset whose answer nobody reads.
     for bytes in [vec![], header(10, 32), header(13, 16)] {
         let serving = bench.serve();
-        UnixStream::connect(bench.server.path())?.write_all(&bytes)?;
+        UnixStream::connect(bench.path())?.write_all(&bytes)?;
         let result = serving.join().map_err(|_| "the server panicked")?;
         assert!(result.is_ok(), "{result:?}");
     }
@@ -285,7 +297,7 @@ fn a_client_may_go_in_the_middle_or_talk_nonsense() -> Outcome {
     let mut version = header(1, 21);
     version.extend([0, 0, 1, 0, b'x']);
     let serving = bench.serve();
-    UnixStream::connect(bench.server.path())?.write_all(&version)?;
+    UnixStream::connect(bench.path())?.write_all(&version)?;
     let result = serving.join().map_err(|_| "the server panicked")?;
     assert!(matches!(result, Err(ServeError::Protocol(_))), "{result:?}");
     bench.with(|client| {
@@ -297,9 +309,10 @@ fn a_client_may_go_in_the_middle_or_talk_nonsense() -> Outcome {
 #[test]
 fn only_a_dead_servers_socket_is_replaced() -> Outcome {
     let bench = Bench::new()?;
-    let bind = |path: &Path| VfioUserServer::bind(path, Arc::clone(&bench.function));
+    let bind =
+        |path: &Path| VfioUserServer::bind(path, ServedFunction::new(Arc::clone(&bench.function)));
 
-    let live = bind(bench.server.path());
+    let live = bind(bench.path());
     assert!(matches!(live, Err(ServeError::InUse { .. })), "{live:?}");
     // The probe took nobody's place.
     bench.with(|client| {
