@@ -2,11 +2,13 @@
 
 mod backend;
 mod cargo;
+mod guest_boot;
 mod guest_disk;
 mod house;
 mod killed;
 mod live;
 mod migrate;
+mod pci_config;
 mod runner;
 mod served;
 mod tree;
@@ -91,8 +93,13 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "guest",
-        about: "stock Linux on our disk, compared",
+        about: "stock Linux on our disk, with and without IOMMU",
         run: guest_disk::run,
+    },
+    Part {
+        name: "boot",
+        about: "firmware and Linux come up from our disk",
+        run: guest_boot::run,
     },
     Part {
         name: "live",

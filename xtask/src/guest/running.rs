@@ -160,7 +160,10 @@ impl Running {
     /// Sends a line to the guest.
     pub fn send(&self, line: &str) -> Result<()> {
         let mut stream = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(stream, "{line}").context("the guest's line is closed")
+        let line = format!("{line}\n");
+        stream
+            .write_all(line.as_bytes())
+            .context("the guest's line is closed")
     }
 
     /// QEMU's monitor.

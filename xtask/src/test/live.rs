@@ -23,11 +23,10 @@ use crate::workspace::Workspace;
 
 const AT_MOST: Duration = Duration::from_secs(120);
 const MEGABYTES: u32 = 256;
-const PAGES: u64 = (MEGABYTES as u64) << 8;
 const DISK: u64 = 64 << 20;
-/// Fast enough to end, slow enough that the guest reads much on the way.
-const BANDWIDTH: u64 = 24 << 20;
-const SLOW: u64 = 4 << 20;
+/// Slow enough that the guest reads much on the way; then fast enough to end.
+const SLOW: u64 = 24 << 20;
+const FAST: u64 = 4 << 30;
 /// A move counts only if the device wrote so many pages on the way.
 const WRITTEN: u64 = 10_000;
 
@@ -108,6 +107,7 @@ fn moves(bed: &TestBed, platform: Platform<'_>, tidemark: &Path, program: &Path)
     let middle = second.end()?;
     third.at_work()?;
     third.vm.send("stop")?;
+    let pages = third.vm.ram()?.metadata()?.len() / 4096;
     let run = third.vm.finish(AT_MOST)?;
     let journal: Value = serde_json::from_str(run.serial.fact("journal")?)?;
     ensure!(journal["good"] == true, "the journal found {journal}");
@@ -118,7 +118,7 @@ fn moves(bed: &TestBed, platform: Platform<'_>, tidemark: &Path, program: &Path)
     fs::remove_dir_all(&bed.dir)?;
     Ok(json!({
         "platform": platform.name(),
-        "pages_compared": 2 * PAGES,
+        "pages_compared": 2 * pages,
         "pages_lost": 0,
         "pages_lost_without_marks": control,
         "cancelled": cancelled,
@@ -161,9 +161,8 @@ impl Bed<'_> {
     fn cancelled(&self, from: &Side, to: &str) -> Result<Value> {
         let before = from.backend.report()?;
         let qmp = from.vm.qmp();
-        qmp.migrate(&self.address(to), json!({"max-bandwidth": BANDWIDTH}))?;
+        qmp.migrate(&self.address(to), json!({"max-bandwidth": SLOW}))?;
         from.pass(2)?;
-        qmp.execute("migrate-set-parameters", json!({"max-bandwidth": SLOW}))?;
         qmp.migrate_cancel()?;
         qmp.migrated("cancelled", AT_MOST)?;
         let after = from.backend.report()?;
@@ -184,7 +183,7 @@ impl Bed<'_> {
     /// Moves a guest at work and compares all memory; gives the figures.
     fn moved(&self, from: &Side, to: &Side, name: &str, lost: usize) -> Result<Value> {
         let before = from.backend.report()?;
-        let (first_pass, end) = self.migrate(from, name)?;
+        let (first_pass, end) = self.migrate(from, name, before.pages_logged + WRITTEN)?;
         to.vm.qmp().migrated("completed", AT_MOST)?;
         let after = from.backend.report()?;
         let differing = compare(from, to)?;
@@ -211,11 +210,18 @@ impl Bed<'_> {
         Ok(figures)
     }
 
-    fn migrate(&self, from: &Side, name: &str) -> Result<(Report, Migration)> {
+    /// Lets a migration end when the device has written enough, and gives what it had written
+    /// when all memory had been sent once.
+    fn migrate(&self, from: &Side, name: &str, written: u64) -> Result<(Report, Migration)> {
         let qmp = from.vm.qmp();
-        qmp.migrate(&self.address(name), json!({"max-bandwidth": BANDWIDTH}))?;
+        qmp.migrate(&self.address(name), json!({"max-bandwidth": SLOW}))?;
         from.pass(2)?;
         let first_pass = from.backend.report()?;
+        while from.backend.report()?.pages_logged < written {
+            from.vm.line(AT_MOST)?;
+        }
+        from.pass(3)?;
+        qmp.execute("migrate-set-parameters", json!({"max-bandwidth": FAST}))?;
         Ok((first_pass, qmp.migrated("completed", AT_MOST)?))
     }
 
@@ -224,7 +230,7 @@ impl Bed<'_> {
         let from = self.side("unmarked", None, &["--marking", "off"])?;
         from.at_work()?;
         let to = self.side("loser", Some("loser"), &[])?;
-        self.migrate(&from, "loser")?;
+        self.migrate(&from, "loser", 0)?;
         to.vm.qmp().migrated("completed", AT_MOST)?;
         let differing = compare(&from, &to)?;
         println!(
@@ -269,7 +275,7 @@ impl Side {
 fn compare(one: &Side, other: &Side) -> Result<usize> {
     let saved = [one, other].map(|side| side.dir.join("memory"));
     for (side, file) in [one, other].iter().zip(&saved) {
-        let bytes = u64::from(MEGABYTES) << 20;
+        let bytes = side.vm.ram()?.metadata()?.len();
         side.vm.qmp().pmemsave(0, bytes, file)?;
     }
     let differing = differing(&saved)?;
