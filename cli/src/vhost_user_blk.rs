@@ -50,6 +50,9 @@ struct Args {
     /// Offer the disk for reading only
     #[arg(long)]
     read_only: bool,
+    /// How the disk's file is cached
+    #[arg(long, value_enum, default_value_t = CacheArg::Writeback)]
+    cache: CacheArg,
     /// Request queues
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(QUEUES_MAX)))]
     num_queues: u16,
@@ -66,6 +69,15 @@ struct Args {
     /// requests in flight
     #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
     slow_disk: u64,
+}
+
+/// As QEMU's `cache=` has it; durability is the guest's FLUSH in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CacheArg {
+    /// In the host's page cache
+    Writeback,
+    /// Past the page cache (O_DIRECT)
+    None,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -181,6 +193,7 @@ fn open(args: &Args) -> Result<(Option<File>, Arc<BlkDevice>)> {
         queues: args.num_queues,
         queue_size: args.queue_size,
         read_only: args.read_only,
+        direct: args.cache == CacheArg::None,
         ..BlkOptions::default()
     };
     let device = if args.slow_disk == 0 {

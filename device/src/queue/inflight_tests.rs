@@ -356,7 +356,7 @@ fn a_queue_that_drains_pops_only_what_it_inherited() {
     assert_eq!(pop(&mut queue, &guest), Some(1));
     drop(queue);
     let mut queue = start(&guest, &table).unwrap();
-    queue.drain();
+    queue.gate().close();
     assert_eq!(pop(&mut queue, &guest), Some(1));
     assert_eq!(pop(&mut queue, &guest), None);
     push(&mut queue, &guest, 1);
