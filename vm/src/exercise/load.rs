@@ -179,6 +179,11 @@ impl<'a> Load<'a> {
         }
         self.fill(rig, limit, true)?;
         rig.ring()?;
+        if self.suspensions.len() % 2 == 1 {
+            // In the middle of its work; the other times before it has well begun.
+            rig.wait()?;
+            completed += self.reap(rig)?;
+        }
         let mut meanwhile = harvester;
         let one = cycle(rig, comeback, &mut meanwhile, |done| self.complete(done))?;
         completed += one.drained;

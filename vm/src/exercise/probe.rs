@@ -1,5 +1,6 @@
 //! What a device says of itself. Nothing is changed but selectors.
 
+use super::suspend::status_names;
 use crate::error::VmError;
 use driver::Transport;
 use driver::blk::read_config;
@@ -154,7 +155,7 @@ pub fn probe(bus: Arc<dyn Bus>) -> Result<Probe, VmError> {
         virtio_id,
         virtio_type: named.map_or("another", |(_, name)| name),
         capabilities: capabilities.collect(),
-        status: format!("{:?}", transport.status().map_err(asking)?),
+        status: status_names(transport.status().map_err(asking)?),
         features: features.bits(),
         feature_names: names(features, is_block),
         queues,

@@ -8,6 +8,7 @@ use driver::state::{DeviceState, restore, save};
 use driver::suspend::{resume, suspend};
 use serde::Serialize;
 use spec::features::Features;
+use spec::status::DeviceStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,7 +95,7 @@ pub(super) fn cycle(
     suspend(&transport, LIMIT).map_err(failed("suspending the device"))?;
     let suspended = begin.elapsed();
     let status = transport.status();
-    let status = format!("{:?}", status.map_err(failed("reading the status"))?);
+    let status = status_names(status.map_err(failed("reading the status"))?);
     meanwhile.suspended()?;
     let state = save(&transport).map_err(failed("reading the state"))?;
     let drained = rig.reap(each)?;
@@ -137,6 +138,15 @@ pub(super) fn cycle(
         queues,
         disagreeing: disagreeing as u64,
     })
+}
+
+/// The names of a status's bits.
+pub(super) fn status_names(status: DeviceStatus) -> String {
+    let names: Vec<_> = status.iter_names().map(|(name, _)| name).collect();
+    match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(" | "),
+    }
 }
 
 fn reports(state: &DeviceState) -> Vec<QueueReport> {
@@ -197,6 +207,11 @@ pub fn suspensions(
             }
         }
         rig.ring()?;
+        if time % 2 == 1 {
+            // In the middle of its work; the other times before it has well begun.
+            rig.wait()?;
+            rig.reap(|_| Ok(()))?;
+        }
         let one = cycle(&mut rig, comeback, &mut (), |_| Ok(()))?;
         suspensions.push(one);
         while rig.in_flight() != 0 {
