@@ -2,6 +2,7 @@
 
 use ::device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
 use ::device::function::{FunctionConfig, PciFunction};
+use ::device::queue::{InflightShape, InflightTable};
 use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer, inherited};
 use ::device::tracker::Marking;
 use anyhow::{Context, Result, anyhow};
@@ -60,6 +61,11 @@ pub struct VfioUserArgs {
     /// Go on when a client has disconnected, and serve the next one
     #[arg(long)]
     keep: bool,
+    /// Note in FILE which requests are in flight, for `tidemark mediate move` after this process was
+    /// killed; one for each device. A table that is there already is kept: start the server that
+    /// takes over with the killed one's FILE, --queues and --queue-size
+    #[arg(long, value_name = "FILE")]
+    inflight: Vec<PathBuf>,
     /// Write every DMA map and unmap to FILE as a JSON line; one for each device
     #[arg(long, value_name = "FILE")]
     dma_log: Vec<PathBuf>,
@@ -147,12 +153,12 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
         .map(|path| Socket::Path(path))
         .chain(args.fd.iter().copied().map(Socket::Fd))
         .collect();
-    for (what, count) in [
-        ("--disk", args.disk.len()),
-        ("--dma-log", args.dma_log.len()),
+    for (what, count, needed) in [
+        ("--disk", args.disk.len(), true),
+        ("--inflight", args.inflight.len(), false),
+        ("--dma-log", args.dma_log.len(), false),
     ] {
-        let left_out = what == "--dma-log" && count == 0;
-        if count != sockets.len() && !left_out {
+        if count != sockets.len() && (needed || count != 0) {
             return Err(Failure::Usage(format!(
                 "{} sockets and {count} times {what}: one for each device was expected",
                 sockets.len()
@@ -171,8 +177,7 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
     });
     let mut devices = Vec::new();
     for (index, (disk, socket)) in args.disk.iter().zip(sockets).enumerate() {
-        let log = args.dma_log.get(index);
-        devices.push(Some(Device::open(args, disk, log, socket)?));
+        devices.push(Some(Device::open(args, index, disk, socket)?));
     }
     for (index, device) in devices.iter().flatten().enumerate() {
         device.serve(index, args.keep, ends.clone());
@@ -215,8 +220,8 @@ struct Device {
 impl Device {
     fn open(
         args: &VfioUserArgs,
+        index: usize,
         path: &Path,
-        log: Option<&PathBuf>,
         socket: Socket<'_>,
     ) -> Result<Self, Failure> {
         let file = OpenOptions::new()
@@ -247,8 +252,16 @@ impl Device {
             },
             ..FunctionConfig::default()
         };
-        let function = PciFunction::new(config, Arc::clone(&blk) as _);
-        let log = log
+        let shape = InflightShape {
+            queues: args.queues,
+            queue_size: args.queue_size,
+        };
+        let inflight = args.inflight.get(index);
+        let inflight = inflight.map(|path| table(path, shape)).transpose()?;
+        let function = PciFunction::with_inflight(config, Arc::clone(&blk) as _, inflight);
+        let log = args
+            .dma_log
+            .get(index)
             .map(|path| {
                 DmaLog::create(path).with_context(|| format!("cannot write {}", path.display()))
             })
@@ -339,4 +352,29 @@ impl Device {
         writeln!(out, "{report}")?;
         out.flush()
     }
+}
+
+/// The in-flight table in a file: the one that is there, or a new one.
+fn table(path: &Path, shape: InflightShape) -> Result<Arc<InflightTable>> {
+    let shown = path.display();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("cannot use the in-flight table {shown}"))?;
+    let size = file.metadata().context("cannot tell its size")?.len();
+    let table = match size {
+        0 => InflightTable::create(&file, shape),
+        _ if size == shape.bytes() => InflightTable::open(&file, 0, size, shape),
+        _ => {
+            let InflightShape { queues, queue_size } = shape;
+            return Err(anyhow!(
+                "the in-flight table {shown} is not one for {queues} queues of {queue_size} \
+                 entries; give the --queues and --queue-size that it was made with, or another file"
+            ));
+        }
+    };
+    table.with_context(|| shown.to_string())
 }

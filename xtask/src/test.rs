@@ -4,8 +4,8 @@ mod cargo;
 mod guest_disk;
 mod house;
 mod migrate;
+mod runner;
 mod served;
-mod static_build;
 mod tree;
 
 use std::io::Write;
@@ -82,9 +82,9 @@ const PARTS: &[Part] = &[
         run: migrate::run,
     },
     Part {
-        name: "static",
-        about: "the static build runs in a guest",
-        run: static_build::run,
+        name: "runner",
+        about: "guests as the proofs use them, without ours",
+        run: runner::run,
     },
     Part {
         name: "guest",

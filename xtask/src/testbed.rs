@@ -33,26 +33,14 @@ pub struct Qemu {
     pub files: Foreign,
     /// Its version, such as `11.1.3`.
     pub version: String,
+    /// Starts its `qemu-storage-daemon`, which serves disks without a virtual machine.
+    pub storage_daemon: PathBuf,
 }
 
 impl Qemu {
     /// Whether it is of this version or a newer one.
     pub fn at_least(&self, major: u32, minor: u32) -> bool {
         packages::major_minor(&self.version) >= (major, minor)
-    }
-
-    /// Its `qemu-storage-daemon`, with arguments to be added.
-    pub fn storage_daemon(&self) -> Result<Command> {
-        let mut command = self.files.command(packages::STORAGE_DAEMON)?;
-        self.find_modules(&mut command);
-        Ok(command)
-    }
-
-    /// Tells a program of QEMU where its loadable parts are: it looks beside its executable, which
-    /// is the dynamic loader here.
-    pub fn find_modules(&self, command: &mut Command) {
-        let dir = self.files.root.join("usr/lib/x86_64-linux-gnu/qemu");
-        command.env("QEMU_MODULE_DIR", dir);
     }
 }
 
@@ -160,6 +148,7 @@ pub fn ensure(workspace: &Workspace) -> Result<TestBed> {
     let qemu = |step: packages::QemuStep<'_>| {
         anyhow::Ok(Qemu {
             version: step::ensure(&dir, &step)?.get("qemu")?,
+            storage_daemon: dir.join(step.name).join(packages::STORAGE_DAEMON),
             files: Foreign::new(dir.join(step.name)),
         })
     };

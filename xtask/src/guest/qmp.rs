@@ -85,13 +85,26 @@ impl<'a> Qmp<'a> {
         Self { hub, sender }
     }
 
+    /// What a monitor is told first. QEMU answers when it has made all devices.
+    pub(super) fn negotiate(&self) -> Result<()> {
+        self.execute("qmp_capabilities", json!({}))?;
+        // Otherwise a migration's end can only be polled for.
+        let events = json!([{"capability": "events", "state": true}]);
+        let arguments = json!({"capabilities": events});
+        self.execute("migrate-set-capabilities", arguments)
+            .map(drop)
+    }
+
     /// Any command; gives what it returns.
     pub fn execute(&self, command: &str, arguments: Value) -> Result<Value> {
         let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         sender.sent += 1;
         let id = sender.sent;
         let message = json!({"execute": command, "arguments": arguments, "id": id});
-        writeln!(sender.stream, "{message}")
+        // In one piece: QEMU acts on the closing brace, and may be gone before a line end of its own.
+        sender
+            .stream
+            .write_all(format!("{message}\n").as_bytes())
             .with_context(|| format!("QEMU's monitor does not take `{command}`"))?;
         drop(sender);
         let answer = self
@@ -140,8 +153,6 @@ impl<'a> Qmp<'a> {
 
     /// Starts a migration, such as to `unix:PATH`, with parameters such as `max-bandwidth`.
     pub fn migrate(&self, to: &str, parameters: Value) -> Result<()> {
-        let events = json!([{"capability": "events", "state": true}]);
-        self.execute("migrate-set-capabilities", json!({"capabilities": events}))?;
         self.execute("migrate-set-parameters", parameters)?;
         // What is left of an earlier migration would be taken for this one's end.
         self.hub.lock().events.retain(|event| !is_migration(event));
@@ -244,11 +255,10 @@ mod tests {
     #[test]
     fn a_migration_that_ends_otherwise_is_an_error() {
         let answers = &[
-            "{\"return\":{},\"id\":1}\n",
-            "{\"return\":{},\"id\":2}\n{\"event\":\"MIGRATION\",\"data\":{\"status\":\"completed\"}}\n",
-            "{\"event\":\"MIGRATION\",\"data\":{\"status\":\"active\"}}\n{\"return\":{},\"id\":3}\n\
+            "{\"return\":{},\"id\":1}\n{\"event\":\"MIGRATION\",\"data\":{\"status\":\"completed\"}}\n",
+            "{\"event\":\"MIGRATION\",\"data\":{\"status\":\"active\"}}\n{\"return\":{},\"id\":2}\n\
              {\"event\":\"MIGRATION\",\"data\":{\"status\":\"failed\"}}\n",
-            "{\"return\":{\"status\":\"failed\",\"error-desc\":\"no room\"},\"id\":4}\n",
+            "{\"return\":{\"status\":\"failed\",\"error-desc\":\"no room\"},\"id\":3}\n",
         ];
         with_monitor(answers, |qmp| {
             qmp.migrate("unix:x", json!({"downtime-limit": 1}))

@@ -113,11 +113,9 @@ impl Running {
             began,
             _sockets: sockets,
         };
-        // It answers when all devices are made, and the kernel's files have been read.
-        let greeted = running
-            .qmp()
-            .execute("qmp_capabilities", serde_json::json!({}));
-        greeted.map_err(|error| running.explained(error))?;
+        let negotiated = running.qmp().negotiate();
+        negotiated.map_err(|error| running.explained(error))?;
+        // All devices are made by now, and the kernel's files have been read.
         if !guest.firmware {
             fs::remove_file(initrd)?;
         }
@@ -150,7 +148,10 @@ impl Running {
     /// Sends a line to the guest.
     pub fn send(&self, line: &str) -> Result<()> {
         let mut stream = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(stream, "{line}").context("the guest's line is closed")
+        let line = format!("{line}\n");
+        stream
+            .write_all(line.as_bytes())
+            .context("the guest's line is closed")
     }
 
     /// QEMU's monitor.
