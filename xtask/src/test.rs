@@ -7,6 +7,7 @@ mod migrate;
 mod runner;
 mod served;
 mod tree;
+mod vfio;
 
 use std::io::Write;
 use std::time::Instant;
@@ -90,6 +91,11 @@ const PARTS: &[Part] = &[
         name: "guest",
         about: "stock Linux on our disk, compared",
         run: guest_disk::run,
+    },
+    Part {
+        name: "vfio",
+        about: "our driver in a guest, compared by bytes",
+        run: vfio::run,
     },
 ];
 
