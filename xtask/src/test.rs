@@ -12,6 +12,7 @@ mod pci_config;
 mod runner;
 mod served;
 mod tree;
+mod vfio;
 
 use std::io::Write;
 use std::time::Instant;
@@ -110,6 +111,11 @@ const PARTS: &[Part] = &[
         name: "killed",
         about: "backends killed under load, nothing lost or doubled",
         run: killed::run,
+    },
+    Part {
+        name: "vfio",
+        about: "our driver in a guest, compared by bytes",
+        run: vfio::run,
     },
 ];
 
