@@ -1,7 +1,8 @@
 //! `tidemark device`: an emulated device in a process of its own.
 
 use ::device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
-use ::device::function::{FunctionConfig, PciFunction};
+use ::device::function::{FunctionConfig, Pasid, PciFunction};
+use ::device::queue::{InflightShape, InflightTable};
 use ::device::serve::socket::inherited;
 use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer};
 use ::device::tracker::Marking;
@@ -61,6 +62,11 @@ pub struct VfioUserArgs {
     /// Go on when a client has disconnected, and serve the next one
     #[arg(long)]
     keep: bool,
+    /// Note in FILE which requests are in flight, for `tidemark mediate move` after this process was
+    /// killed; one for each device. A table that is there already is kept: start the server that
+    /// takes over with the killed one's FILE, --queues and --queue-size
+    #[arg(long, value_name = "FILE")]
+    inflight: Vec<PathBuf>,
     /// Write every DMA map and unmap to FILE as a JSON line; one for each device
     #[arg(long, value_name = "FILE")]
     dma_log: Vec<PathBuf>,
@@ -73,6 +79,9 @@ pub struct VfioUserArgs {
     /// Entries of each queue, a power of two up to 32768
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = queue_size)]
     queue_size: u16,
+    /// Announce the PASID extended capability of PCI Express
+    #[arg(long)]
+    pasid: bool,
     /// How the tracker marks a page that the device wrote
     #[arg(long, value_enum, default_value_t = MarkingArg::Bit)]
     marking: MarkingArg,
@@ -148,12 +157,12 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
         .map(|path| Socket::Path(path))
         .chain(args.fd.iter().copied().map(Socket::Fd))
         .collect();
-    for (what, count) in [
-        ("--disk", args.disk.len()),
-        ("--dma-log", args.dma_log.len()),
+    for (what, count, needed) in [
+        ("--disk", args.disk.len(), true),
+        ("--inflight", args.inflight.len(), false),
+        ("--dma-log", args.dma_log.len(), false),
     ] {
-        let left_out = what == "--dma-log" && count == 0;
-        if count != sockets.len() && !left_out {
+        if count != sockets.len() && (needed || count != 0) {
             return Err(Failure::Usage(format!(
                 "{} sockets and {count} times {what}: one for each device was expected",
                 sockets.len()
@@ -172,8 +181,7 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
     });
     let mut devices = Vec::new();
     for (index, (disk, socket)) in args.disk.iter().zip(sockets).enumerate() {
-        let log = args.dma_log.get(index);
-        devices.push(Some(Device::open(args, disk, log, socket)?));
+        devices.push(Some(Device::open(args, index, disk, socket)?));
     }
     for (index, device) in devices.iter().flatten().enumerate() {
         device.serve(index, args.keep, ends.clone());
@@ -216,8 +224,8 @@ struct Device {
 impl Device {
     fn open(
         args: &VfioUserArgs,
+        index: usize,
         path: &Path,
-        log: Option<&PathBuf>,
         socket: Socket<'_>,
     ) -> Result<Self, Failure> {
         let file = OpenOptions::new()
@@ -246,10 +254,22 @@ impl Device {
                 MarkingArg::Byte => Marking::Byte,
                 MarkingArg::Off => Marking::Off,
             },
+            pasid: match args.pasid {
+                true => Pasid::Disabled,
+                false => Pasid::Absent,
+            },
             ..FunctionConfig::default()
         };
-        let function = PciFunction::new(config, Arc::clone(&blk) as _);
-        let log = log
+        let shape = InflightShape {
+            queues: args.queues,
+            queue_size: args.queue_size,
+        };
+        let inflight = args.inflight.get(index);
+        let inflight = inflight.map(|path| table(path, shape)).transpose()?;
+        let function = PciFunction::with_inflight(config, Arc::clone(&blk) as _, inflight);
+        let log = args
+            .dma_log
+            .get(index)
             .map(|path| {
                 DmaLog::create(path).with_context(|| format!("cannot write {}", path.display()))
             })
@@ -342,4 +362,29 @@ impl Device {
         writeln!(out, "{report}")?;
         out.flush()
     }
+}
+
+/// The in-flight table in a file: the one that is there, or a new one.
+fn table(path: &Path, shape: InflightShape) -> Result<Arc<InflightTable>> {
+    let shown = path.display();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("cannot use the in-flight table {shown}"))?;
+    let size = file.metadata().context("cannot tell its size")?.len();
+    let table = match size {
+        0 => InflightTable::create(&file, shape),
+        _ if size == shape.bytes() => InflightTable::open(&file, 0, size, shape),
+        _ => {
+            let InflightShape { queues, queue_size } = shape;
+            return Err(anyhow!(
+                "the in-flight table {shown} is not one for {queues} queues of {queue_size} \
+                 entries; give the --queues and --queue-size that it was made with, or another file"
+            ));
+        }
+    };
+    table.with_context(|| shown.to_string())
 }

@@ -99,6 +99,24 @@ impl Engine {
         })
     }
 
+    /// Starts a queue with a table of what is in flight, as [`Virtqueue::start_from`] has it. One
+    /// that takes chains over stops only when those are used.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Engine::start`], and if the table cannot be this ring's.
+    pub fn start_from(
+        &self,
+        index: u16,
+        config: QueueConfig,
+        inflight: InflightQueue,
+    ) -> Result<(), QueueError> {
+        self.start_with(index, config, |mem| {
+            Virtqueue::start_from(config, inflight, mem)
+        })?;
+        Ok(())
+    }
+
     fn start_with(
         &self,
         index: u16,

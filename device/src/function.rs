@@ -6,6 +6,7 @@
 
 use crate::dma::Dma;
 use crate::engine::Engine;
+use crate::queue::InflightTable;
 use crate::queue::QueueConfig;
 use crate::status::State;
 use crate::tracker::{Marking, TrackerConfig};
@@ -111,12 +112,28 @@ impl PciFunction {
     ///
     /// It has at most 64 queues, whatever the device type says.
     pub fn new(config: FunctionConfig, device: Arc<dyn VirtioDevice>) -> Arc<Self> {
+        Self::with_inflight(config, device, None)
+    }
+    /// A function that notes in a table what its queues have in flight. Queues that the table has
+    /// no part for are not noted.
+    ///
+    /// A queue that starts with nothing between its available and its used state clears its part. So
+    /// a suspend leaves an empty table, and what a life left that was cut short is never taken for
+    /// a later one's. A queue that starts with n buffers between them goes on where a device was
+    /// killed: it carries out the n requests that the table names, and then what is available
+    /// (project rule). A table that names more or fewer is refused, with DEVICE_NEEDS_RESET.
+    pub fn with_inflight(
+        config: FunctionConfig,
+        device: Arc<dyn VirtioDevice>,
+        inflight: Option<Arc<InflightTable>>,
+    ) -> Arc<Self> {
         let dma = Arc::new(Dma::new());
         let core = Core::new(config, Arc::clone(&device), |events| {
             let engine = Engine::new(device, Arc::clone(&dma), events);
             Box::new(Real {
                 engine,
                 dma: Arc::clone(&dma),
+                inflight,
             })
         });
         Arc::new(Self { core, dma })
@@ -185,11 +202,15 @@ impl PciFunction {
 struct Real {
     engine: Engine,
     dma: Arc<Dma>,
+    inflight: Option<Arc<InflightTable>>,
 }
 
 impl Machinery for Real {
     fn start(&self, index: u16, config: QueueConfig) -> Result<(), QueueError> {
-        self.engine.start(index, config)
+        match self.inflight.as_ref().and_then(|table| table.queue(index)) {
+            Some(part) => self.engine.start_from(index, config, part),
+            None => self.engine.start(index, config),
+        }
     }
     fn kick(&self, index: u16) {
         self.engine.kick(index);

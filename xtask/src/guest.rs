@@ -48,7 +48,6 @@ use crate::process::{Exit, Watched};
 use crate::testbed::{Platform, TestBed};
 use archive::Archive;
 pub use modules::Modules;
-pub use qmp::{Migration, Qmp};
 pub use running::{Run, Running};
 pub use serial::Serial;
 
@@ -185,7 +184,7 @@ impl<'a> Guest<'a> {
         Ok(self)
     }
 
-    /// The guest's memory in MiB, 512 unless told. Below 2048 a guest-physical address is the
+    /// The guest's memory in MiB, 512 unless told; QEMU before 9.0 gets two pages less. Below 2048 a guest-physical address is the
     /// offset in the memory's file.
     pub fn memory(&mut self, megabytes: u32) -> &mut Self {
         self.megabytes = megabytes;
@@ -221,7 +220,7 @@ impl<'a> Guest<'a> {
     }
 
     /// Makes the guest the destination of a migration, from an address such as `unix:PATH`. Its
-    /// processors stay stopped at the end, so that its memory can be compared: [`Qmp::cont`] starts
+    /// processors stay stopped at the end, so that its memory can be compared: [`cont`](qmp::Qmp::cont) starts
     /// them.
     pub fn incoming(&mut self, from: &str) -> &mut Self {
         self.incoming = true;
@@ -316,24 +315,26 @@ impl<'a> Guest<'a> {
         for dir in ["usr/share/qemu", "usr/share/seabios"] {
             command.arg("-L").arg(qemu.files.root.join(dir));
         }
+        // Before 9.0, TCG's stores are no longer noticed once a migration has read the log of dirty
+        // pages, unless memory is no multiple of 64 pages: then QEMU goes another way, page by page.
+        let kib = 1024 * self.megabytes - if qemu.at_least(9, 0) { 0 } else { 8 };
         // Devices in other processes reach the guest's memory by its file descriptor only.
-        let memory = format!(
-            "memory-backend-memfd,id=m0,size={}M,share=on",
-            self.megabytes
-        );
+        let memory = format!("memory-backend-memfd,id=m0,size={kib}K,share=on");
         let machine = match self.iommu {
             true => "q35,memory-backend=m0,kernel-irqchip=off",
             false => "q35,memory-backend=m0",
         };
         command.args(["-machine", machine, "-object", &memory]);
-        command.args(["-m", &format!("{}M", self.megabytes)]);
-        // QEMU 7.2 spoils the flags when an interrupt meets CMPXCHG16B, and a kernel that uses it
-        // in its allocator, as 6.12 does, dies of that sooner or later.
-        let cpu = match qemu.at_least(8, 0) {
-            true => "max",
-            false => "max,-cx16",
+        command.args(["-m", &format!("{kib}K")]);
+        // Debian 12's QEMU emulates with two errors, found by the tests of the bed itself. Beside
+        // a thread for each processor, a migration misses pages that the processors wrote. And
+        // CMPXCHG16B can spoil the flags, of which a kernel with it in its allocator, as 6.12
+        // has, dies sooner or later.
+        let (accelerator, cpu) = match qemu.at_least(8, 0) {
+            true => ("tcg,thread=multi", "max"),
+            false => ("tcg,thread=single", "max,-cx16"),
         };
-        command.args(["-accel", "tcg,thread=multi", "-cpu", cpu]);
+        command.args(["-accel", accelerator, "-cpu", cpu]);
         command.args(["-smp", &self.cpus.to_string()]);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
         command.args(["-display", "none"]);

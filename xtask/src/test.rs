@@ -1,12 +1,18 @@
 //! `cargo xtask test`: the parts in order, what each took, and a last line that machines read.
 
+mod backend;
 mod cargo;
+mod guest_boot;
 mod guest_disk;
 mod house;
+mod killed;
+mod live;
 mod migrate;
+mod pci_config;
 mod runner;
 mod served;
 mod tree;
+mod vfio;
 
 use std::io::Write;
 use std::time::Instant;
@@ -88,8 +94,28 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "guest",
-        about: "stock Linux on our disk, compared",
+        about: "stock Linux on our disk, with and without IOMMU",
         run: guest_disk::run,
+    },
+    Part {
+        name: "boot",
+        about: "firmware and Linux come up from our disk",
+        run: guest_boot::run,
+    },
+    Part {
+        name: "live",
+        about: "QEMU moves guests on our disk under load, compared",
+        run: live::run,
+    },
+    Part {
+        name: "killed",
+        about: "backends killed under load, nothing lost or doubled",
+        run: killed::run,
+    },
+    Part {
+        name: "vfio",
+        about: "our driver in a guest, compared by bytes",
+        run: vfio::run,
     },
 ];
 

@@ -130,6 +130,40 @@ impl Virtqueue {
         Ok(queue)
     }
 
+    /// Starts a queue from `config.state` as [`Virtqueue::start`] does, and notes in `inflight` what
+    /// it has in flight.
+    ///
+    /// The state says what the table means (project rule). Nothing between the two indices is
+    /// nothing in flight: the table is cleared, whatever an earlier life left in it. If there are
+    /// chains between them, the table must name exactly as many; those are popped first.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Virtqueue::start`], and [`QueueError::Broken`] if the table cannot be this ring's.
+    pub fn start_from(
+        config: QueueConfig,
+        mut inflight: InflightQueue,
+        mem: &DmaGuard<'_>,
+    ) -> Result<Self, QueueError> {
+        let mut queue = Self::start(config, mem)?;
+        let flying = queue.in_flight();
+        if flying == 0 {
+            inflight.clear(queue.ring.next_used());
+        } else {
+            let mut heads = inflight.recover(config.size, queue.ring.next_used())?;
+            if heads.len() != usize::from(flying) {
+                return Err(QueueError::broken(format!(
+                    "the in-flight table: {} chains in flight, the queue's state says {flying}",
+                    heads.len()
+                )));
+            }
+            heads.reverse();
+            queue.inherited = heads;
+        }
+        queue.inflight = Some(inflight);
+        Ok(queue)
+    }
+
     /// Chains of another device that are still to be popped. A queue that has some cannot stop: no
     /// index would say where it stood.
     pub fn inherited(&self) -> usize {

@@ -24,7 +24,8 @@ fn a_disk_is_driven_tracked_and_moved_within_its_server() {
     let end = bitmap.iova() + bitmap.len();
     driver.drain();
     let before = (bytes(&driver.ring), bytes(&driver.area));
-    assert_eq!(tracker.start(&[0..end], 4096).unwrap(), 4096);
+    let ranges = Vec::from([0..end]);
+    assert_eq!(tracker.start(&ranges, 4096).unwrap(), 4096);
     driver.run(500);
     driver.submit();
     suspend::suspend(&driver.transport, PATIENCE).unwrap();

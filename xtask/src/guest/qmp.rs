@@ -101,7 +101,10 @@ impl<'a> Qmp<'a> {
         sender.sent += 1;
         let id = sender.sent;
         let message = json!({"execute": command, "arguments": arguments, "id": id});
-        writeln!(sender.stream, "{message}")
+        // In one piece: QEMU acts on the closing brace, and may be gone before a line end of its own.
+        sender
+            .stream
+            .write_all(format!("{message}\n").as_bytes())
             .with_context(|| format!("QEMU's monitor does not take `{command}`"))?;
         drop(sender);
         let answer = self

@@ -132,6 +132,18 @@ impl Running {
         fact.map_err(|error| self.explained(error))
     }
 
+    /// Waits until the guest has written a line to its console that holds some words; gives it.
+    pub fn console(&self, words: &str, at_most: Duration) -> Result<String> {
+        let line = self
+            .hub
+            .wait(&format!("{words:?} on the console"), at_most, |state| {
+                let text = String::from_utf8_lossy(&state.serial);
+                let line = text.lines().find(|line| line.contains(words));
+                line.map(|line| line.trim_end().to_owned())
+            });
+        line.map_err(|error| self.explained(error))
+    }
+
     /// What the guest has said so far.
     pub fn serial(&self) -> Serial {
         Serial::new(&self.hub.lock().serial)
@@ -148,7 +160,10 @@ impl Running {
     /// Sends a line to the guest.
     pub fn send(&self, line: &str) -> Result<()> {
         let mut stream = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(stream, "{line}").context("the guest's line is closed")
+        let line = format!("{line}\n");
+        stream
+            .write_all(line.as_bytes())
+            .context("the guest's line is closed")
     }
 
     /// QEMU's monitor.

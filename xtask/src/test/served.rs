@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::guest::Run;
 use crate::process::{self, Watched};
 
 const START: Duration = Duration::from_secs(20);
@@ -25,12 +26,12 @@ pub struct Served {
 impl Served {
     /// Starts the device and waits until it says that it listens. Nobody connects to find out: the
     /// server serves one connection, and QEMU's is to be that one.
-    pub fn vfio_user(tidemark: &Path, socket: &Path, disk: &Path) -> Result<Self> {
+    pub fn vfio_user(tidemark: &Path, socket: &Path, disk: &Path, more: &[&str]) -> Result<Self> {
         let mut command = Command::new(tidemark);
         command
             .args(["device", "vfio-user", "--socket-path"])
             .arg(socket);
-        command.arg("--disk").arg(disk);
+        command.arg("--disk").arg(disk).args(more);
         Self::spawn(&mut command)
     }
 
@@ -69,6 +70,17 @@ impl Served {
         })
     }
 
+    /// The device's report beside the run of the guest that had it. What the device says at its end
+    /// explains a failed guest, so both are awaited.
+    pub fn finish_with(self, run: Result<Run>) -> Result<(Run, Value)> {
+        match (run, self.finish()) {
+            (Err(guest), Err(device)) => {
+                Err(guest.context(format!("the device failed too: {device:#}")))
+            }
+            (run, report) => Ok((run?, report?)),
+        }
+    }
+
     /// What the device reports at its end, which the client's disconnect brings about; SIGTERM
     /// does when that was not enough.
     pub fn finish(mut self) -> Result<Value> {
@@ -102,7 +114,7 @@ impl Served {
 }
 
 /// Shows lines and passes them on as they come, and gives all of them at the end.
-fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
+pub(super) fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
     let mut all = String::new();
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         eprintln!("device: {line}");
@@ -114,7 +126,7 @@ fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
     all
 }
 
-fn wait_for_listening(lines: &Receiver<String>) -> Result<()> {
+pub(super) fn wait_for_listening(lines: &Receiver<String>) -> Result<()> {
     let deadline = Instant::now() + START;
     let mut seen = String::new();
     loop {
