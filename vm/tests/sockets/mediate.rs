@@ -178,9 +178,9 @@ fn a_driver_is_moved_in_every_state_of_its_life() {
     write(24, &8_u16.to_le_bytes());
     write(26, &2_u16.to_le_bytes());
     for (offset, at) in [(32, 0), (40, 0x1000), (48, 0x2000)] {
-        let [low, high] = [memory.iova() + at, 0].map(|half: u64| half as u32);
+        let low = u32::try_from(memory.iova() + at).unwrap();
         write(offset, &low.to_le_bytes());
-        write(offset + 4, &high.to_le_bytes());
+        write(offset + 4, &[0; 4]);
     }
     shift();
     assert_eq!(
@@ -387,7 +387,7 @@ fn harvested(marking: Marking) -> (BTreeSet<u64>, BTreeSet<u64>) {
     });
     // What is read is not zero.
     let disk = File::options().write(true).open(&bed.disk).unwrap();
-    let bytes: Vec<u8> = (0..2 << 20).map(|n: u32| (n % 255 + 1) as u8).collect();
+    let bytes: Vec<u8> = (1..=255).cycle().take(2 << 20).collect();
     std::os::unix::fs::FileExt::write_all_at(&disk, &bytes, 0).unwrap();
 
     let options = Options {
