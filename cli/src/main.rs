@@ -4,6 +4,7 @@
 
 mod args;
 mod device;
+mod exercise;
 mod exit;
 mod journal;
 mod migrate;
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
         Command::Device(args) => device::run(args),
         Command::Journal(args) => exit::report(journal::run(&args)),
         Command::Migrate(args) => exit::report(migrate::run(&args)),
+        Command::Probe(args) => exit::report(exercise::probe(&args)),
+        Command::QueueState(args) => exit::report(exercise::queue_state(&args)),
         Command::Receive(args) => exit::report(receive::run(&args)),
+        Command::Suspend(args) => exit::report(exercise::suspend(&args)),
+        Command::Track(args) => exit::report(exercise::track(&args)),
     }
 }

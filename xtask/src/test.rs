@@ -4,8 +4,10 @@ mod cargo;
 mod guest_disk;
 mod house;
 mod migrate;
+mod runner;
 mod served;
 mod tree;
+mod vfio;
 
 use std::io::Write;
 use std::time::Instant;
@@ -81,9 +83,19 @@ const PARTS: &[Part] = &[
         run: migrate::run,
     },
     Part {
+        name: "runner",
+        about: "guests as the proofs use them, without ours",
+        run: runner::run,
+    },
+    Part {
         name: "guest",
         about: "stock Linux on our disk, compared",
         run: guest_disk::run,
+    },
+    Part {
+        name: "vfio",
+        about: "our driver in a guest, compared by bytes",
+        run: vfio::run,
     },
 ];
 
@@ -161,8 +173,11 @@ fn report(outcomes: &[Outcome]) -> Result<bool> {
 fn setup(workspace: &Workspace, _options: &Options) -> Result<String> {
     let bed = testbed::ensure(workspace)?;
     Ok(format!(
-        "QEMU {}, Linux {}",
-        bed.qemu_version, bed.kernel_release
+        "QEMU {} and {}, Linux {} and {}",
+        bed.qemu_backports.version,
+        bed.qemu_bookworm.version,
+        bed.kernel_bookworm.release,
+        bed.kernel_trixie.release
     ))
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::Options;
 use super::served::Served;
 use super::tree::{self, Totals};
+use crate::figures;
 use crate::guest::Guest;
 use crate::process;
 use crate::testbed::{self, TestBed};
@@ -69,7 +70,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
     let disk = dir.join("disk.img");
     File::create(&disk)?.set_len(512 << 20)?;
 
-    let mut guest = Guest::new(&bed, &script());
+    let [platform, _] = bed.vfio_user_platforms();
+    let mut guest = Guest::new(&bed, platform, &script());
     guest.ext4()?.tree("/tree", &source)?;
     for (index, piece) in tree::sparse_pieces().into_iter().enumerate() {
         guest.bytes(&format!("/pieces/{index}"), piece);
@@ -80,8 +82,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
     // A socket's path is limited to 108 bytes, which a deep workspace would exceed.
     let sockets = tempfile::tempdir()?;
     let socket = sockets.path().join("disk.sock");
-    let device = Served::start(&tidemark, &socket, &disk)?;
-    let run = guest.vfio_user(&socket).boot(&dir, at_most);
+    let device = Served::vfio_user(&tidemark, &socket, &disk)?;
+    guest.vfio_user(&socket).watch(device.process())?;
+    let run = guest.boot(&dir, at_most);
     // What the device says at its end explains a failed guest, so both are awaited.
     let report = device.finish();
     let run = match (run, &report) {
@@ -115,20 +118,17 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
         "only {} bytes were compared",
         totals.bytes
     );
-    println!(
-        "{}",
-        serde_json::json!({
-            "part": "guest",
-            "kernel": bed.kernel_release,
-            "qemu": bed.qemu_version,
-            "seconds": began.elapsed().as_secs_f64(),
-            "guest_seconds": run.seconds,
-            "requests": requests,
-            "entries": totals.entries,
-            "files": totals.files,
-            "bytes": totals.bytes,
-        })
-    );
+    let figures = serde_json::json!({
+        "kernel": platform.kernel.release,
+        "qemu": platform.qemu.version,
+        "seconds": began.elapsed().as_secs_f64(),
+        "guest_seconds": run.seconds,
+        "requests": requests,
+        "entries": totals.entries,
+        "files": totals.files,
+        "bytes": totals.bytes,
+    });
+    figures::keep(workspace, "guest", &figures)?;
     fs::remove_dir_all(&dir)?;
     Ok(format!(
         "{requests} requests, {} files and {} MiB equal",

@@ -25,7 +25,7 @@ pub struct Served {
 impl Served {
     /// Starts the device and waits until it says that it listens. Nobody connects to find out: the
     /// server serves one connection, and QEMU's is to be that one.
-    pub fn start(tidemark: &Path, socket: &Path, disk: &Path) -> Result<Self> {
+    pub fn vfio_user(tidemark: &Path, socket: &Path, disk: &Path) -> Result<Self> {
         let mut command = Command::new(tidemark);
         command
             .args(["device", "vfio-user", "--socket-path"])
@@ -34,7 +34,14 @@ impl Served {
         Self::spawn(&mut command)
     }
 
-    fn spawn(command: &mut Command) -> Result<Self> {
+    /// The process, for a guest to watch.
+    pub fn process(&self) -> &Watched {
+        &self.process
+    }
+
+    /// The same for any server that says `listening on PATH`, and reports at its end, as
+    /// `tidemark device` does.
+    pub fn spawn(command: &mut Command) -> Result<Self> {
         let shown = process::shown(command);
         let mut process = Watched::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
         let mut stdout = process

@@ -1,5 +1,7 @@
 //! The steps that are packages with their dependencies: QEMU, and the guest's programs.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -11,24 +13,54 @@ use super::{Foreign, unpack};
 use crate::guest::QEMU;
 use crate::process;
 
-/// The first major version whose `vfio-user-pci` the guest tests were written for.
-const QEMU_AT_LEAST: u32 = 11;
+/// Starts the daemon that serves disks without a virtual machine, what our speed is held against,
+/// for programs that know nothing of a foreign loader.
+pub const STORAGE_DAEMON: &str = "storage-daemon";
+const STORAGE_DAEMON_SCRIPT: &str = "\
+#!/bin/sh
+root=$(dirname \"$(readlink -f \"$0\")\")
+libraries=$root/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu
+for dir in lib usr/lib; do
+    loader=$root/$dir/x86_64-linux-gnu/ld-linux-x86-64.so.2
+    [ -f \"$loader\" ] && break
+done
+export QEMU_MODULE_DIR=\"$root/usr/lib/x86_64-linux-gnu/qemu\"
+exec \"$loader\" --inhibit-cache --library-path \"$libraries\" \\
+    \"$root/usr/bin/qemu-storage-daemon\" \"$@\"
+";
 
-/// QEMU from trixie-backports: the host's has no `vfio-user-pci`.
-pub struct Qemu<'a> {
+/// A QEMU with its storage daemon, of one Debian release.
+pub struct QemuStep<'a> {
+    /// The step's name.
+    pub name: &'static str,
     /// Where it comes from.
     pub apt: &'a Apt<'a>,
+    /// The oldest version that serves the purpose, by major and minor number.
+    pub at_least: (u32, u32),
+    /// A device that it must know.
+    pub device: &'static str,
 }
 
-impl Step for Qemu<'_> {
-    const NAME: &'static str = "qemu";
+const QEMU_PACKAGES: [&str; 2] = ["qemu-system-x86", "qemu-utils"];
+
+impl Step for QemuStep<'_> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
 
     fn recipe(&self) -> String {
-        format!("qemu-system-x86 with dependencies of {}", self.apt.suites())
+        format!(
+            "{} with dependencies of {}, and {STORAGE_DAEMON_SCRIPT}",
+            QEMU_PACKAGES.join(" "),
+            self.apt.suites()
+        )
     }
 
     fn build(&self, dir: &Path) -> Result<()> {
-        install(self.apt, &["qemu-system-x86"], dir)
+        install(self.apt, &QEMU_PACKAGES, dir)?;
+        let script = dir.join(STORAGE_DAEMON);
+        fs::write(&script, STORAGE_DAEMON_SCRIPT)?;
+        Ok(fs::set_permissions(script, Permissions::from_mode(0o755))?)
     }
 
     fn check(&self, dir: &Path) -> Result<Findings> {
@@ -36,20 +68,24 @@ impl Step for Qemu<'_> {
         let text = process::capture(foreign.command(QEMU)?.arg("--version"))?;
         let version = version(&text)
             .with_context(|| format!("`qemu-system-x86_64 --version` printed: {text}"))?;
-        let major = version
-            .split('.')
-            .next()
-            .and_then(|number| number.parse::<u32>().ok());
+        let (major, minor) = self.at_least;
         ensure!(
-            major.is_some_and(|major| major >= QEMU_AT_LEAST),
-            "QEMU {version} came, and vfio-user guests need {QEMU_AT_LEAST} or newer"
+            major_minor(version) >= self.at_least,
+            "QEMU {version} came, and the guest tests need {major}.{minor} or newer"
         );
         let devices = process::capture(foreign.command(QEMU)?.args(["-device", "help"]))?;
+        let device = self.device;
         ensure!(
-            devices.contains("\"vfio-user-pci\""),
-            "QEMU {version} has no device vfio-user-pci"
+            devices.contains(&format!("\"{device}\"")),
+            "QEMU {version} has no device {device}"
         );
-        let libraries = foreign.libraries(QEMU)?.len();
+        let text = process::capture(Command::new(dir.join(STORAGE_DAEMON)).arg("--version"))?;
+        ensure!(
+            text.contains(version),
+            "QEMU {version} came with a storage daemon of another version: {text}"
+        );
+        let libraries = foreign.libraries(QEMU)?.len()
+            + foreign.libraries("usr/bin/qemu-storage-daemon")?.len();
         Ok(Findings::default()
             .with("qemu", version)
             .with("libraries", libraries.to_string()))
@@ -63,7 +99,9 @@ pub struct Tools<'a> {
 }
 
 impl Step for Tools<'_> {
-    const NAME: &'static str = "tools";
+    fn name(&self) -> &'static str {
+        "tools"
+    }
 
     fn recipe(&self) -> String {
         format!(
@@ -130,9 +168,27 @@ fn version(text: &str) -> Option<&str> {
     })
 }
 
+/// Major and minor number of a version; zero for what is no number.
+pub fn major_minor(version: &str) -> (u32, u32) {
+    let mut numbers = version
+        .split('.')
+        .map(|number| number.parse().unwrap_or_default());
+    (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use super::version;
+    use super::{major_minor, version};
+
+    #[test]
+    fn versions_are_ordered_by_their_numbers() {
+        assert_eq!(major_minor("11.1.3"), (11, 1));
+        assert!(major_minor("7.2") < major_minor("11.0.0"));
+        assert_eq!(major_minor("x"), (0, 0));
+    }
 
     #[test]
     fn versions_are_found_in_what_programs_print() {
