@@ -3,7 +3,8 @@
 use ::device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
 use ::device::function::{FunctionConfig, PciFunction};
 use ::device::queue::{InflightShape, InflightTable};
-use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer, inherited};
+use ::device::serve::socket::inherited;
+use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer};
 use ::device::tracker::Marking;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
@@ -271,6 +272,8 @@ impl Device {
             Socket::Path(path) => VfioUserServer::bind(path, Arc::clone(&served) as _)
                 .inspect(|_| eprintln!("tidemark: listening on {}", path.display())),
             Socket::Fd(fd) => inherited(fd)
+                .and_then(|socket| socket.listening(fd))
+                .map_err(ServeError::from)
                 .map(|listener| VfioUserServer::on(listener, Arc::clone(&served) as _))
                 .inspect(|_| eprintln!("tidemark: listening on descriptor {fd}")),
         };

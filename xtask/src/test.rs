@@ -1,8 +1,11 @@
 //! `cargo xtask test`: the parts in order, what each took, and a last line that machines read.
 
+mod backend;
 mod cargo;
 mod guest_disk;
 mod house;
+mod killed;
+mod live;
 mod migrate;
 mod runner;
 mod served;
@@ -96,6 +99,16 @@ const PARTS: &[Part] = &[
         name: "vfio",
         about: "our driver in a guest, compared by bytes",
         run: vfio::run,
+    },
+    Part {
+        name: "live",
+        about: "QEMU moves guests on our disk under load, compared",
+        run: live::run,
+    },
+    Part {
+        name: "killed",
+        about: "backends killed under load, nothing lost or doubled",
+        run: killed::run,
     },
 ];
 

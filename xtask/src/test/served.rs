@@ -102,7 +102,7 @@ impl Served {
 }
 
 /// Shows lines and passes them on as they come, and gives all of them at the end.
-fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
+pub(super) fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
     let mut all = String::new();
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         eprintln!("device: {line}");
@@ -114,7 +114,7 @@ fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
     all
 }
 
-fn wait_for_listening(lines: &Receiver<String>) -> Result<()> {
+pub(super) fn wait_for_listening(lines: &Receiver<String>) -> Result<()> {
     let deadline = Instant::now() + START;
     let mut seen = String::new();
     loop {
