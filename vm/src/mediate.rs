@@ -15,22 +15,25 @@ mod control;
 mod face;
 mod maps;
 mod moving;
+mod open;
 mod program;
 mod shadow;
 mod tracking;
 
 pub use control::{Control, ControlError, Request, ask};
 pub use moving::{InflightLog, MoveReport};
+pub use open::open;
 
 use device::queue::InflightError;
 use driver::bus::{Bus, BusError, RelayBus};
 use driver::dirty::DirtyError;
 use driver::memory::DmaMemory;
+use driver::transport::RESET_TIMEOUT;
 use driver::{DriverError, Transport};
 use face::{Face, Facilities};
 use maps::Maps;
 use rustix::event::{PollFd, PollFlags, poll};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use shadow::Shadow;
 use std::fs::File;
 use std::io;
@@ -42,6 +45,8 @@ use tracking::Tracking;
 /// Where the mediator's own memory is mapped: beyond what any guest's IOMMU can address, so that it
 /// is never in the way of the guest's maps. A VMM's unmap of everything does not reach it.
 pub const OWN_MEMORY: u64 = 1 << 62;
+/// The command register in configuration space (PCI).
+const COMMAND: u16 = 4;
 
 /// Why the mediator cannot do what it was asked for. The guest goes on where it was, unless the
 /// message says otherwise.
@@ -178,28 +183,43 @@ impl Back {
     /// Takes a device into use: afterwards it is as after power-on.
     fn open(name: &str, bus: Arc<dyn RelayBus>) -> Result<(Arc<Self>, Face), MediateError> {
         let open = || -> Result<_, DriverError> {
-            bus.reset()?;
+            let mut command = [0; 2];
+            bus.config_read(COMMAND, &mut command)?;
             let plain: Arc<dyn Bus> = Arc::clone(&bus) as _;
             let transport = Arc::new(Transport::new(plain)?);
-            let face = Face::look(&bus, &transport)?;
-            let facilities = Facilities::look(&transport)?;
-            // The guest is to find the command register as after power-on.
-            bus.reset()?;
-            let back = Self {
+            let mut back = Self {
                 name: name.to_owned(),
-                bus: Arc::clone(&bus),
+                bus,
+                facilities: Facilities::default(),
                 transport,
-                facilities,
                 bitmap: Mutex::default(),
             };
+            back.reset()?;
+            driver::transport::enable(&*back.bus)?;
+            back.facilities = Facilities::look(&back.transport)?;
+            let face = Face::look(&*back.bus, &back.transport)?;
+            // The guest is to find it as after power-on, and that switched on is how it was found.
+            back.reset()?;
+            back.bus.config_write(COMMAND, &command)?;
             Ok((Arc::new(back), face))
         };
         open().map_err(MediateError::device(name))
     }
+
+    /// Resets the function, or where there is no way to, the virtio device.
+    fn reset(&self) -> Result<(), DriverError> {
+        match self.bus.reset() {
+            Err(BusError::Exhausted { what, why }) => {
+                tracing::debug!(what, why, "the virtio device is reset instead");
+                self.transport.reset(RESET_TIMEOUT)
+            }
+            result => Ok(result?),
+        }
+    }
 }
 
 /// What the mediator has counted, for machines.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// The device's name.
     pub device: String,

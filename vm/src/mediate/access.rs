@@ -3,6 +3,7 @@
 use super::face::{COMMON_END, OURS};
 use super::{Back, Inner, Mediator, is_gone};
 use device::serve::vfio_user::{IrqRequest, Map, Served};
+use driver::DriverError;
 use driver::bus::{Access, BusError};
 use driver::transport::Region;
 use spec::features::Features;
@@ -342,7 +343,7 @@ impl Served for Mediator {
             inner.vectors.iter_mut().for_each(|vector| *vector = None);
             let maps = std::mem::take(&mut inner.maps);
             let Some(back) = back else { return Ok(()) };
-            back.bus.reset()?;
+            quietly(back.reset())?;
             for vector in 0..self.face.vectors {
                 back.bus.connect_vector(vector, None)?;
             }
@@ -530,7 +531,7 @@ impl Served for Mediator {
 
     fn reset(&self) {
         self.attempt(|inner, back| {
-            back.bus.reset()?;
+            quietly(back.reset())?;
             self.power_on(inner);
             Ok(())
         });
@@ -571,5 +572,17 @@ pub(super) fn signal(event: &File) {
     let mut event = event;
     if let Err(error) = event.write_all(&1_u64.to_ne_bytes()) {
         tracing::warn!(%error, "an interrupt could not be sent");
+    }
+}
+
+/// A reset of which nobody hears that it failed but by what the device does next.
+fn quietly(reset: Result<(), DriverError>) -> Result<(), BusError> {
+    match reset {
+        Err(DriverError::Bus(error)) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "the device does not reset");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }

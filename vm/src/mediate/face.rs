@@ -8,7 +8,6 @@ use spec::features::Features;
 use spec::pci::{VirtioPciCap, cfg_type};
 use std::mem::{offset_of, size_of};
 use std::ops::Range;
-use std::sync::Arc;
 use zerocopy::FromBytes;
 
 /// Bytes of configuration space.
@@ -16,6 +15,7 @@ pub(super) const CONFIG_SIZE: usize = 4096;
 /// Where VIRTIO 1.4's common configuration ends; this project's fields follow.
 pub(super) const COMMON_END: usize = 64;
 /// Offsets in the header of configuration space (PCI).
+const COMMAND: usize = 4;
 const STATUS: usize = 6;
 const CAPABILITIES: usize = 0x34;
 const HEADER_END: usize = 0x40;
@@ -57,9 +57,13 @@ pub(super) struct Face {
 
 impl Face {
     /// Looks at a device that has just been reset.
-    pub fn look(bus: &Arc<dyn RelayBus>, transport: &Transport) -> Result<Self, DriverError> {
+    pub fn look(bus: &dyn RelayBus, transport: &Transport) -> Result<Self, DriverError> {
         let mut config = vec![0; CONFIG_SIZE];
         bus.config_read(0, &mut config)?;
+        // What is switched on just now is the guest's business.
+        for byte in config.iter_mut().take(STATUS).skip(COMMAND) {
+            *byte = 0;
+        }
         let caps = transport.capabilities();
         let mut bars = [0; 6];
         for (index, size) in (0..).zip(&mut bars) {
@@ -196,7 +200,7 @@ impl Face {
 }
 
 /// What a device has of what a move needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facilities {
     features: Features,
     tracker: bool,

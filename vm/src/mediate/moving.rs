@@ -180,7 +180,7 @@ impl Mediator {
             .and_then(|saved| self.put(inner, new, before, Some(&saved), report));
         let Err(error) = result else { return Ok(()) };
         // Whatever it has become: only one device may run.
-        if let Err(second) = new.bus.reset() {
+        if let Err(second) = new.reset() {
             tracing::info!(error = %second, "the device that was not moved to");
         }
         match self.go_on(inner, old) {
