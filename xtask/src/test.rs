@@ -6,6 +6,7 @@ mod guest_disk;
 mod house;
 mod killed;
 mod live;
+mod mediate;
 mod migrate;
 mod runner;
 mod served;
@@ -99,6 +100,11 @@ const PARTS: &[Part] = &[
         name: "vfio",
         about: "our driver in a guest, compared by bytes",
         run: vfio::run,
+    },
+    Part {
+        name: "mediate",
+        about: "devices moved and killed under stock Linux, which notices nothing",
+        run: mediate::run,
     },
     Part {
         name: "live",
