@@ -34,6 +34,8 @@ pub enum Command {
     Suspend(crate::exercise::SuspendArgs),
     /// Suspends a block device and shows the state of its queues.
     QueueState(crate::exercise::QueueStateArgs),
+    /// Stands between a VMM and a device, and moves the device to another server under its guest.
+    Mediate(crate::mediate::MediateArgs),
     /// Works on a disk, knows what every sector must hold, and reads all of it back.
     ///
     /// For a disk inside a guest, while the device behind it is moved, killed or replaced.

@@ -1,5 +1,6 @@
 //! `tidemark device`: an emulated device in a process of its own.
 
+use crate::slow_disk;
 use ::device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
 use ::device::function::{FunctionConfig, Pasid, PciFunction};
 use ::device::queue::{InflightShape, InflightTable};
@@ -85,6 +86,9 @@ pub struct VfioUserArgs {
     /// How the tracker marks a page that the device wrote
     #[arg(long, value_enum, default_value_t = MarkingArg::Bit)]
     marking: MarkingArg,
+    /// Let every read and write of the disk take at least so many milliseconds: for tests
+    #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
+    slow_disk: u64,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -244,7 +248,8 @@ impl Device {
             read_only: args.read_only,
             ..BlkOptions::default()
         };
-        let blk = BlkDevice::open(file, options).with_context(|| path.display().to_string())?;
+        let blk = slow_disk::open(file, options, args.slow_disk);
+        let blk = blk.with_context(|| path.display().to_string())?;
         let config = FunctionConfig {
             // A VMM gives the device what the platform gives it, translated where there is a
             // vIOMMU; without one the addresses are the same, and so it is always offered.

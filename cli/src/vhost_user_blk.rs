@@ -3,23 +3,23 @@
 
 #![forbid(unsafe_code)]
 
+mod slow_disk;
+
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Parser, ValueEnum};
-use device::blk::{BlkDevice, BlkError, BlkOptions, Disk, QUEUES_MAX};
+use device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
 use device::serve::socket::{Inherited, inherited};
 use device::serve::vhost_user::{ServeError, VhostUserListener, VhostUserServer};
 use device::tracker::Marking;
 use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 /// Serves a file or block device as a disk over vhost-user.
@@ -196,44 +196,9 @@ fn open(args: &Args) -> Result<(Option<File>, Arc<BlkDevice>)> {
         direct: args.cache == CacheArg::None,
         ..BlkOptions::default()
     };
-    let device = if args.slow_disk == 0 {
-        BlkDevice::open(file, options)
-    } else {
-        let delay = Duration::from_millis(args.slow_disk);
-        BlkDevice::with_disk(Box::new(SlowDisk { file, delay }), options)
-    };
+    let device = slow_disk::open(file, options, args.slow_disk);
     let device = device.with_context(|| path.display().to_string())?;
     Ok(((!args.read_only).then_some(disk), device))
-}
-
-/// A file that takes its time.
-#[derive(Debug)]
-struct SlowDisk {
-    file: File,
-    delay: Duration,
-}
-
-impl Disk for SlowDisk {
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-    fn pread(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        thread::sleep(self.delay);
-        self.file.pread(into, offset)
-    }
-    fn pwrite(&self, data: &[u8], offset: u64) -> io::Result<usize> {
-        thread::sleep(self.delay);
-        self.file.pwrite(data, offset)
-    }
-    fn flush(&self) -> io::Result<()> {
-        self.file.flush()
-    }
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.punch(offset, len)
-    }
-    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.zero(offset, len)
-    }
 }
 
 fn report(server: &VhostUserServer, device: &BlkDevice) {

@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What workers report. Called on a worker, or on the caller of [`Engine::stop`] for a queue that
-/// no worker is at; no engine lock and no [`DmaGuard`](crate::dma::DmaGuard) is held during a call.
+/// no worker is at; no engine lock and no [`DmaGuard`] is held during a call.
 ///
 /// For one queue the calls come one after the other: what a run reports comes before its
 /// `queue_stopped`.

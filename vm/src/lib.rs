@@ -1,4 +1,4 @@
-//! Where device and driver meet: the emulated bus, and the emulated guest that moves.
+//! Where device and driver meet: the emulated bus, the emulated guest that moves, and the mediator.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ mod in_process;
 mod incoming;
 pub mod journal;
 mod machine;
+pub mod mediate;
 mod mover;
 mod target;
 

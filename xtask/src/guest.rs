@@ -48,6 +48,7 @@ use crate::process::{Exit, Watched};
 use crate::testbed::{Platform, TestBed};
 use archive::Archive;
 pub use modules::Modules;
+pub use qmp::Migration;
 pub use running::{Run, Running};
 pub use serial::Serial;
 

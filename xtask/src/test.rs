@@ -7,6 +7,7 @@ mod guest_disk;
 mod house;
 mod killed;
 mod live;
+mod mediate;
 mod migrate;
 mod pci_config;
 mod runner;
@@ -103,6 +104,16 @@ const PARTS: &[Part] = &[
         run: guest_boot::run,
     },
     Part {
+        name: "vfio",
+        about: "our driver in a guest, compared by bytes",
+        run: vfio::run,
+    },
+    Part {
+        name: "mediate",
+        about: "devices moved and killed under stock Linux, which notices nothing",
+        run: mediate::run,
+    },
+    Part {
         name: "live",
         about: "QEMU moves guests on our disk under load, compared",
         run: live::run,
@@ -111,11 +122,6 @@ const PARTS: &[Part] = &[
         name: "killed",
         about: "backends killed under load, nothing lost or doubled",
         run: killed::run,
-    },
-    Part {
-        name: "vfio",
-        about: "our driver in a guest, compared by bytes",
-        run: vfio::run,
     },
 ];
 

@@ -77,15 +77,19 @@ impl Inherited {
 
 /// A socket's file that a listener of this process made.
 #[derive(Debug)]
-pub(in crate::serve) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     /// Device and inode: the file is removed only while it is this one.
     id: Option<(u64, u64)>,
 }
 
 impl SocketFile {
-    /// Listens on `path`, in place of a server that died.
-    pub(in crate::serve) fn listen(path: &Path) -> Result<(UnixListener, Self), SocketError> {
+    /// Listens on `path`, in place of a server that died. The file goes with the result.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError`].
+    pub fn listen(path: &Path) -> Result<(UnixListener, Self), SocketError> {
         let bind = |error| SocketError::Bind {
             path: path.to_owned(),
             error,
@@ -116,11 +120,13 @@ impl SocketFile {
         Ok((listener, file))
     }
 
-    pub(in crate::serve) fn path(&self) -> &Path {
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(in crate::serve) fn remove(&self) {
+    /// Removes the file, if it is still this listener's.
+    pub fn remove(&self) {
         if self.id.is_some() && id(&self.path) == self.id {
             // It goes at the latest when the next server finds nobody listening.
             let _ = fs::remove_file(&self.path);

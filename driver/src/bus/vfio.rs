@@ -7,6 +7,7 @@ mod iova;
 mod msix;
 mod open;
 mod raw;
+mod relay;
 
 pub use open::{Address, OpenError};
 
@@ -15,6 +16,7 @@ use crate::memory::DmaMemory;
 use iova::IovaSpace;
 use msix::Vectors;
 use rustix::fs::MemfdFlags;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -36,6 +38,8 @@ pub struct VfioBus {
     container: Arc<dyn VfioOps>,
     memory: Mutex<Memory>,
     vectors: Mutex<Option<Vectors>>,
+    /// Interrupts are enabled, and go to eventfds of somebody else's.
+    relaying: Mutex<bool>,
 }
 
 /// What the device reaches.
@@ -43,6 +47,8 @@ struct Memory {
     space: IovaSpace,
     /// What is mapped, kept for as long.
     mapped: Vec<DmaMemory>,
+    /// What somebody else had mapped, by IOVA.
+    relayed: BTreeMap<u64, DmaMemory>,
 }
 
 impl fmt::Debug for VfioBus {
@@ -57,6 +63,14 @@ impl VfioBus {
     /// # Errors
     /// [`OpenError`], which says what to do.
     pub fn open(address: Address) -> Result<Arc<Self>, OpenError> {
+        Self::open_with(address, 0)
+    }
+
+    /// As [`open`](Self::open); memory of the bus's own is mapped from `own` on.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(address: Address, own: u64) -> Result<Arc<Self>, OpenError> {
         let found = open::locate(Path::new("/sys"), Path::new("/dev"), address)?;
         let (device, container) = open::device(&found)?;
         let failed = |doing| move |source| OpenError::System { doing, source };
@@ -67,10 +81,12 @@ impl VfioBus {
             device,
             container,
             memory: Mutex::new(Memory {
-                space: IovaSpace::new(&found.reserved),
+                space: IovaSpace::from(own, &found.reserved),
                 mapped: Vec::new(),
+                relayed: BTreeMap::new(),
             }),
             vectors: Mutex::new(None),
+            relaying: Mutex::new(false),
         }))
     }
 
@@ -217,7 +233,8 @@ impl Drop for VfioBus {
             .memory
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        for memory in held.mapped.drain(..) {
+        let relayed = std::mem::take(&mut held.relayed).into_values();
+        for memory in held.mapped.drain(..).chain(relayed) {
             if let Err(error) = raw::unmap(&*self.container, &memory) {
                 tracing::warn!(%error, ?memory, "cannot be unmapped");
             }

@@ -157,6 +157,11 @@ impl Running {
         line.map_err(|error| self.explained(error))
     }
 
+    /// Forgets the lines that have come and that nobody has asked for.
+    pub fn forget_lines(&self) {
+        self.hub.lock().lines.clear();
+    }
+
     /// Sends a line to the guest.
     pub fn send(&self, line: &str) -> Result<()> {
         let mut stream = self.line.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,8 @@
 //! `tidemark-vhost-user-blk` in a process of its own, which can be asked, killed and ended.
 
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
@@ -10,12 +11,111 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde::Deserialize;
+use tempfile::TempDir;
 
 use super::served::{forward, wait_for_listening};
+use crate::guest::{Guest, Running};
 use crate::process::{self, Watched};
+use crate::testbed::{Platform, TestBed};
+use crate::workspace::Workspace;
 
 /// Answers come at once, the end when nothing is in flight any more.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long anything in a guest may take.
+pub const AT_MOST: Duration = Duration::from_secs(120);
+const MEGABYTES: u32 = 256;
+
+/// The programs that every run needs, built once.
+pub struct Programs {
+    tidemark: PathBuf,
+    backend: PathBuf,
+}
+
+impl Programs {
+    /// Builds them.
+    pub fn new(workspace: &Workspace) -> Result<Self> {
+        Ok(Self {
+            tidemark: workspace.tidemark_static()?,
+            backend: workspace.program("tidemark-vhost-user-blk")?,
+        })
+    }
+}
+
+/// A place for QEMUs and backends that share one disk.
+pub struct Bench<'a> {
+    bed: &'a TestBed,
+    platform: Platform<'a>,
+    programs: &'a Programs,
+    dir: PathBuf,
+    sockets: TempDir,
+}
+
+impl<'a> Bench<'a> {
+    /// A place with an empty disk of so many bytes.
+    pub fn new(
+        bed: &'a TestBed,
+        platform: Platform<'a>,
+        programs: &'a Programs,
+        name: &str,
+        disk: u64,
+    ) -> Result<Self> {
+        let dir = bed.run_dir(&format!("{name}-{}", platform.name()))?;
+        File::create(dir.join("disk.img"))?.set_len(disk)?;
+        Ok(Self {
+            bed,
+            platform,
+            programs,
+            dir,
+            sockets: tempfile::tempdir()?,
+        })
+    }
+
+    /// What QEMU and which kernel.
+    pub fn name(&self) -> String {
+        self.platform.name()
+    }
+
+    /// A socket's path, short enough to be one.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.sockets.path().join(name)
+    }
+
+    /// An empty folder for one guest.
+    pub fn folder(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join(name);
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        fs::create_dir(&dir)?;
+        Ok(dir)
+    }
+
+    /// A backend on the disk, listening.
+    pub fn backend(&self, socket: &str, more: &[&str]) -> Result<Backend> {
+        let disk = self.dir.join("disk.img");
+        Backend::start(&self.programs.backend, &self.socket(socket), &disk, more)
+    }
+
+    /// A guest with the disk of the backend at a socket, and the journal's program.
+    pub fn guest(
+        &self,
+        socket: &str,
+        script: &str,
+        reconnect: Option<Duration>,
+    ) -> Result<Guest<'a>> {
+        let mut guest = Guest::new(self.bed, self.platform, script);
+        guest.modules(&["virtio_pci", "virtio_blk"])?;
+        guest.file("/bin/tidemark", &self.programs.tidemark);
+        guest.memory(MEGABYTES);
+        guest.vhost_user_blk(&self.socket(socket), 1, reconnect);
+        Ok(guest)
+    }
+
+    /// Removes what only a failure would make worth keeping.
+    pub fn clean(self) -> Result<()> {
+        fs::remove_dir_all(&self.dir).context("cannot remove a run's folder")
+    }
+}
 
 /// What a backend says of itself.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -43,7 +143,7 @@ pub struct Backend {
 
 impl Backend {
     /// Starts a backend and waits until QEMU can connect to it.
-    pub fn start(program: &Path, socket: &Path, disk: &Path, more: &[&str]) -> Result<Self> {
+    fn start(program: &Path, socket: &Path, disk: &Path, more: &[&str]) -> Result<Self> {
         let mut command = Command::new(program);
         command.arg("--socket-path").arg(socket);
         command.arg("--blk-file").arg(disk).args(more);
@@ -83,6 +183,15 @@ impl Backend {
         let line = self.lines.recv_timeout(ANSWER);
         let line = line.context("the backend says nothing")?;
         serde_json::from_str(&line).with_context(|| format!("the backend says {line:?}"))
+    }
+
+    /// Waits until it has carried out so many requests; the lines of the guest that makes them are
+    /// the clock.
+    pub fn at_work(&self, vm: &Running, requests: u64) -> Result<()> {
+        while self.report()?.requests < requests {
+            vm.line(AT_MOST)?;
+        }
+        Ok(())
     }
 
     /// Kills it, at whatever it is, and waits for its end.

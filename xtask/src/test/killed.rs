@@ -6,28 +6,28 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use super::Options;
-use super::backend::Backend;
+use super::backend::{AT_MOST, Bench, Programs};
 use crate::figures;
-use crate::guest::{Guest, Running};
-use crate::testbed::{self, Platform, TestBed};
+use crate::guest::Running;
+use crate::testbed;
 use crate::workspace::Workspace;
 
-const AT_MOST: Duration = Duration::from_secs(120);
 const KILLS: usize = 20;
 /// A kill is worth something if it hits more than this many requests.
 const MANY: u64 = 8;
 const DISK: u64 = 32 << 20;
 const SEED: u64 = 0x7469_6465;
 /// A disk that is as slow as a real one, so that the emulated guest can get ahead of it.
-const BACKEND: [&str; 2] = ["--slow-disk", "1"];
+const SLOW: [&str; 2] = ["--slow-disk", "1"];
+/// And some kills with requests in the hands of the kernel.
+const FAST_KILLS: usize = 5;
+const SOCKET: &str = "disk";
 
 const WORK: &str = "\
 fact driver \"$(basename \"$(readlink /sys/block/vda/device/driver)\")\"
@@ -42,137 +42,91 @@ const COMPLAINT: &str = "is not a head";
 /// Both QEMUs.
 pub fn run(workspace: &Workspace, _options: &Options) -> Result<String> {
     let bed = testbed::ensure(workspace)?;
-    let tidemark = workspace.tidemark_static()?;
-    let program = workspace.program("tidemark-vhost-user-blk")?;
+    let programs = Programs::new(workspace)?;
     let [newest, _, oldest, _] = bed.platforms();
     let mut all = Vec::new();
     for platform in [oldest, newest] {
-        let figures = Bed::new(&bed, platform, &tidemark, &program)?
-            .killed()
-            .with_context(|| format!("killed backends on {}", platform.name()))?;
+        let bench = Bench::new(&bed, platform, &programs, "killed", DISK)?;
+        let figures =
+            killed(&bench).with_context(|| format!("killed backends on {}", platform.name()))?;
+        bench.clean()?;
         all.push(figures);
     }
-    let control = Bed::new(&bed, newest, &tidemark, &program)?;
-    let complaint = control.spoiled().context("the negative control")?;
+    let bench = Bench::new(&bed, newest, &programs, "spoiled", DISK)?;
+    let complaint = spoiled(&bench).context("the negative control")?;
+    bench.clean()?;
     let figures = json!({ "seed": SEED, "runs": all, "control": complaint });
     figures::keep(workspace, "killed", &figures)?;
-    Ok(format!("{} kills, nothing lost or doubled", 2 * KILLS))
+    let kills = 2 * (KILLS + FAST_KILLS);
+    Ok(format!("{kills} kills, nothing lost or doubled"))
 }
 
-struct Bed<'a> {
-    bed: &'a TestBed,
-    platform: Platform<'a>,
-    tidemark: &'a Path,
-    program: &'a Path,
-    dir: PathBuf,
-    disk: PathBuf,
-    sockets: TempDir,
+/// A guest at work whose backends are killed.
+fn killed(bench: &Bench<'_>) -> Result<Value> {
+    let mut random = SEED;
+    let mut backend = bench.backend(SOCKET, &SLOW)?;
+    let vm = guest(bench)?;
+    let (mut flying, mut requests) = (Vec::new(), 0);
+    for kill in 0..KILLS + FAST_KILLS {
+        backend.at_work(&vm, 1)?;
+        let more = next(&mut random) % 400;
+        let goal = backend.report()?.requests + more;
+        backend.at_work(&vm, goal)?;
+        requests += backend.report()?.requests;
+        backend.kill()?;
+        let disk: &[&str] = if kill + 1 < KILLS { &SLOW } else { &[] };
+        backend = bench.backend(SOCKET, disk)?;
+        // The guest goes on only when QEMU has connected again.
+        backend.at_work(&vm, 1)?;
+        flying.push(backend.report()?.resubmitted);
+    }
+    vm.send("stop")?;
+    let run = vm.finish(AT_MOST)?;
+    let last = backend.finish()?;
+    let journal: Value = serde_json::from_str(run.serial.fact("journal")?)?;
+    let many = flying.iter().take(KILLS).filter(|&&count| count > MANY);
+    let many = many.count();
+    let figures = json!({
+        "platform": bench.name(),
+        "kills": KILLS,
+        "in_flight": &flying[..KILLS],
+        "kills_with_many_in_flight": many,
+        "fast_kills": FAST_KILLS,
+        "in_flight_on_a_fast_disk": &flying[KILLS..],
+        "requests": requests + last.requests,
+        "journal": journal,
+    });
+    println!("{figures}");
+    ensure!(journal["good"] == true, "the journal found {journal}");
+    run.serial.expect("complaints", "0")?;
+    ensure!(
+        2 * many >= KILLS,
+        "only {many} of {KILLS} kills hit more than {MANY} requests: {flying:?}"
+    );
+    Ok(figures)
 }
 
-impl<'a> Bed<'a> {
-    fn new(
-        bed: &'a TestBed,
-        platform: Platform<'a>,
-        tidemark: &'a Path,
-        program: &'a Path,
-    ) -> Result<Self> {
-        let dir = bed.run_dir(&format!("killed-{}", platform.name()))?;
-        let disk = dir.join("disk.img");
-        File::create(&disk)?.set_len(DISK)?;
-        Ok(Self {
-            bed,
-            platform,
-            tidemark,
-            program,
-            dir,
-            disk,
-            sockets: tempfile::tempdir()?,
-        })
-    }
-
-    fn backend(&self) -> Result<Backend> {
-        let socket = self.sockets.path().join("disk.sock");
-        Backend::start(self.program, &socket, &self.disk, &BACKEND)
-    }
-
-    fn guest(&self) -> Result<Running> {
-        let socket = self.sockets.path().join("disk.sock");
-        let mut guest = Guest::new(self.bed, self.platform, WORK);
-        guest.modules(&["virtio_pci", "virtio_blk"])?;
-        guest.file("/bin/tidemark", self.tidemark);
-        let pause = Some(Duration::from_secs(1));
-        guest.memory(256).vhost_user_blk(&socket, 1, pause);
-        guest.start(&self.dir)
-    }
-
-    fn killed(&self) -> Result<Value> {
-        let mut random = SEED;
-        let mut backend = self.backend()?;
-        let vm = self.guest()?;
-        let mut flying = Vec::new();
-        let mut requests = 0;
-        for _ in 0..KILLS {
-            at_work(&vm, &backend, 1)?;
-            let before = backend.report()?.requests;
-            let more = next(&mut random) % 400;
-            at_work(&vm, &backend, before + more)?;
-            requests += backend.report()?.requests;
-            backend.kill()?;
-            backend = self.backend()?;
-            // The guest goes on only when QEMU has connected again.
-            at_work(&vm, &backend, 1)?;
-            flying.push(backend.report()?.resubmitted);
+/// Spoils the table after a kill: one request in flight is said to be used already. Gives what the
+/// guest's kernel says of that.
+fn spoiled(bench: &Bench<'_>) -> Result<String> {
+    let mut backend = bench.backend(SOCKET, &SLOW)?;
+    let vm = guest(bench)?;
+    for _ in 0..KILLS {
+        let goal = backend.report()?.requests + 100;
+        backend.at_work(&vm, goal)?;
+        backend.kill()?;
+        let spoiled = spoil(&table(vm.pid())?)?;
+        backend = bench.backend(SOCKET, &SLOW)?;
+        if spoiled {
+            return vm.console(COMPLAINT, AT_MOST);
         }
-        vm.send("stop")?;
-        let run = vm.finish(AT_MOST)?;
-        let last = backend.finish()?;
-        let journal: Value = serde_json::from_str(run.serial.fact("journal")?)?;
-        let many = flying.iter().filter(|&&count| count > MANY).count();
-        let figures = json!({
-            "platform": self.platform.name(),
-            "kills": KILLS,
-            "in_flight": flying,
-            "kills_with_many_in_flight": many,
-            "requests": requests + last.requests,
-            "journal": journal,
-        });
-        println!("{figures}");
-        ensure!(journal["good"] == true, "the journal found {journal}");
-        run.serial.expect("complaints", "0")?;
-        ensure!(
-            2 * many >= KILLS,
-            "only {many} of {KILLS} kills hit more than {MANY} requests: {flying:?}"
-        );
-        fs::remove_dir_all(&self.dir)?;
-        Ok(figures)
     }
-
-    /// Spoils the table after a kill: one request in flight is said to be used already.
-    fn spoiled(&self) -> Result<String> {
-        let mut backend = self.backend()?;
-        let vm = self.guest()?;
-        for _ in 0..KILLS {
-            let done = backend.report()?.requests;
-            at_work(&vm, &backend, done + 100)?;
-            backend.kill()?;
-            let spoiled = spoil(&table(vm.pid())?)?;
-            backend = self.backend()?;
-            if spoiled {
-                let said = vm.console(COMPLAINT, AT_MOST)?;
-                fs::remove_dir_all(&self.dir)?;
-                return Ok(said);
-            }
-        }
-        bail!("no kill hit two requests")
-    }
+    bail!("no kill hit two requests")
 }
 
-/// Waits until the backend has carried out so many requests; the guest's lines are the clock.
-fn at_work(vm: &Running, backend: &Backend, requests: u64) -> Result<()> {
-    while backend.report()?.requests < requests {
-        vm.line(AT_MOST)?;
-    }
-    Ok(())
+fn guest(bench: &Bench<'_>) -> Result<Running> {
+    let guest = bench.guest(SOCKET, WORK, Some(Duration::from_secs(1)))?;
+    guest.start(&bench.folder("guest")?)
 }
 
 /// The in-flight table, as QEMU keeps it.

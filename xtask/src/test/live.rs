@@ -5,24 +5,20 @@
 //! the device wrote and did not mark is on one side only. Every run has its negative control: with
 //! marking off the same move must differ.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use super::Options;
-use super::backend::{Backend, Report};
+use super::backend::{AT_MOST, Backend, Bench, Programs, Report};
 use super::runner::differing;
 use crate::figures;
-use crate::guest::{Guest, Running};
-use crate::testbed::{self, Platform, TestBed};
+use crate::guest::Running;
+use crate::testbed;
 use crate::workspace::Workspace;
 
-const AT_MOST: Duration = Duration::from_secs(120);
-const MEGABYTES: u32 = 256;
 const DISK: u64 = 64 << 20;
 /// Slow enough that the guest reads much on the way; then fast enough to end.
 const SLOW: u64 = 24 << 20;
@@ -38,141 +34,111 @@ tidemark journal --disk /dev/vda --depth 16 --block 64K --writes 20 --arena 64M 
 fact journal \"$(tail -n 1 /tmp/report)\"
 ";
 
-/// Everything that a run needs.
-struct Bed<'a> {
-    bed: &'a TestBed,
-    platform: Platform<'a>,
-    tidemark: &'a Path,
-    program: &'a Path,
-    dir: PathBuf,
-    disk: PathBuf,
-    sockets: TempDir,
-}
-
 /// One QEMU with its backend.
 struct Side {
     backend: Backend,
     vm: Running,
     dir: PathBuf,
+    /// Where it waits for a migration.
+    address: String,
 }
 
 /// Both QEMUs, with the kernel of their own time.
 pub fn run(workspace: &Workspace, _options: &Options) -> Result<String> {
     let bed = testbed::ensure(workspace)?;
-    let tidemark = workspace.tidemark_static()?;
-    let program = workspace.program("tidemark-vhost-user-blk")?;
+    let programs = Programs::new(workspace)?;
     let [newest, _, oldest, _] = bed.platforms();
     let mut all = Vec::new();
     for platform in [oldest, newest] {
-        let figures = moves(&bed, platform, &tidemark, &program)
-            .with_context(|| format!("live migration on {}", platform.name()))?;
+        let bench = Bench::new(&bed, platform, &programs, "live", DISK)?;
+        let figures =
+            moves(&bench).with_context(|| format!("live migration on {}", platform.name()))?;
+        bench.clean()?;
         all.push(figures);
     }
     figures::keep(workspace, "live", &json!(all))?;
-    let compared = all.iter().map(|run| run["pages_compared"].as_u64());
-    let compared: u64 = compared.map(Option::unwrap_or_default).sum();
+    let moves = all.iter().flat_map(|run| [&run["there"], &run["back"]]);
+    let compared = moves.filter_map(|figures| figures["pages_compared"].as_u64());
+    let compared: u64 = compared.sum();
     Ok(format!(
         "{compared} pages compared, none lost; without marks many"
     ))
 }
 
-fn moves(bed: &TestBed, platform: Platform<'_>, tidemark: &Path, program: &Path) -> Result<Value> {
-    let dir = bed.run_dir(&format!("live-{}", platform.name()))?;
-    let disk = dir.join("disk.img");
-    File::create(&disk)?.set_len(DISK)?;
-    let bed = Bed {
-        bed,
-        platform,
-        tidemark,
-        program,
-        disk,
-        dir,
-        sockets: tempfile::tempdir()?,
-    };
-
-    let first = bed.side("first", None, &[])?;
+fn moves(bench: &Bench<'_>) -> Result<Value> {
+    println!("on {}", bench.name());
+    let first = Side::start(bench, "first", false, &[])?;
     first.at_work()?;
     // Given up half-way, when the guest's memory has been sent once.
-    let second = bed.side("second", Some("second"), &[])?;
-    let cancelled = bed.cancelled(&first, "second")?;
-    drop(second);
+    let never = Side::start(bench, "never", true, &[])?;
+    let cancelled = first.cancelled(&never)?;
+    drop(never);
     first.at_work()?;
 
-    let second = bed.side("second", Some("second"), &[])?;
-    let there = bed.moved(&first, &second, "second")?;
+    let second = Side::start(bench, "second", true, &[])?;
+    let there = first.moved(&second)?;
     first.end()?;
     second.at_work()?;
-    let third = bed.side("third", Some("third"), &[])?;
-    let back = bed.moved(&second, &third, "third")?;
-    let middle = second.end()?;
+    let third = Side::start(bench, "third", true, &[])?;
+    let back = second.moved(&third)?;
+    second.end()?;
     third.at_work()?;
     third.vm.send("stop")?;
-    let pages = third.vm.ram()?.metadata()?.len() / 4096;
     let run = third.vm.finish(AT_MOST)?;
     let journal: Value = serde_json::from_str(run.serial.fact("journal")?)?;
     ensure!(journal["good"] == true, "the journal found {journal}");
     let last = third.backend.finish()?;
-    ensure!(middle.errors + last.errors == 0, "requests failed");
+    ensure!(last.errors == 0, "{} requests failed", last.errors);
 
-    let control = bed.control().context("the negative control")?;
-    fs::remove_dir_all(&bed.dir)?;
+    let control = control(bench).context("the negative control")?;
     Ok(json!({
-        "platform": platform.name(),
-        "pages_compared": 2 * pages,
-        "pages_lost": 0,
-        "pages_lost_without_marks": control,
+        "platform": bench.name(),
         "cancelled": cancelled,
         "there": there,
         "back": back,
+        "pages_lost_without_marks": control,
         "journal": journal,
     }))
 }
 
-impl Bed<'_> {
-    /// A QEMU on a backend of its own; with a name to come from, the destination of a migration.
-    fn side(&self, name: &str, from: Option<&str>, more: &[&str]) -> Result<Side> {
-        let dir = self.dir.join(name);
-        if dir.exists() {
-            fs::remove_dir_all(&dir)?;
-        }
-        fs::create_dir(&dir)?;
-        let socket = self.sockets.path().join(format!("{name}.disk"));
-        let backend = Backend::start(self.program, &socket, &self.disk, more)?;
-        let mut guest = Guest::new(self.bed, self.platform, WORK);
-        guest.modules(&["virtio_pci", "virtio_blk"])?;
-        guest.file("/bin/tidemark", self.tidemark);
-        guest.memory(MEGABYTES).vhost_user_blk(&socket, 1, None);
+impl Side {
+    /// A QEMU on a backend of its own; the destination of a migration if it is to wait for one.
+    fn start(bench: &Bench<'_>, name: &str, waits: bool, more: &[&str]) -> Result<Self> {
+        let dir = bench.folder(name)?;
+        let backend = bench.backend(name, more)?;
+        let mut guest = bench.guest(name, WORK, None)?;
         guest.watch(backend.process())?;
-        if let Some(from) = from {
-            guest.incoming(&self.address(from));
+        let address = format!("unix:{}.migration", bench.socket(name).display());
+        if waits {
+            guest.incoming(&address);
         }
         let vm = guest.start(&dir)?;
-        vm.qmp()
-            .execute("migrate-set-parameters", json!({"downtime-limit": 1500}))?;
-        Ok(Side { backend, vm, dir })
-    }
-
-    fn address(&self, name: &str) -> String {
-        let path = self.sockets.path().join(format!("{name}.migration"));
-        format!("unix:{}", path.display())
+        let limit = json!({"downtime-limit": 1500});
+        vm.qmp().execute("migrate-set-parameters", limit)?;
+        Ok(Self {
+            backend,
+            vm,
+            dir,
+            address,
+        })
     }
 
     /// Starts a migration and gives it up in its second pass.
-    fn cancelled(&self, from: &Side, to: &str) -> Result<Value> {
-        let before = from.backend.report()?;
-        let qmp = from.vm.qmp();
-        qmp.migrate(&self.address(to), json!({"max-bandwidth": SLOW}))?;
-        from.pass(2)?;
+    fn cancelled(&self, to: &Self) -> Result<Value> {
+        let before = self.backend.report()?;
+        let qmp = self.vm.qmp();
+        qmp.migrate(&to.address, json!({"max-bandwidth": SLOW}))?;
+        self.pass(2)?;
         qmp.migrate_cancel()?;
         qmp.migrated("cancelled", AT_MOST)?;
-        let after = from.backend.report()?;
-        from.at_work()?;
-        let later = from.backend.report()?;
+        let after = self.backend.report()?;
+        self.at_work()?;
+        let later = self.backend.report()?;
         let logged = after.pages_logged - before.pages_logged;
         ensure!(logged > 0, "the device wrote nothing before the end");
         // LOG_ALL is off again.
-        from.at_work()?;
-        let last = from.backend.report()?.pages_logged;
+        self.at_work()?;
+        let last = self.backend.report()?.pages_logged;
         ensure!(
             last == later.pages_logged,
             "pages are still logged after a migration was given up"
@@ -180,18 +146,18 @@ impl Bed<'_> {
         Ok(json!({ "pages_written": logged }))
     }
 
-    /// Moves a guest at work and compares all memory; gives the figures.
-    fn moved(&self, from: &Side, to: &Side, name: &str) -> Result<Value> {
-        let before = from.backend.report()?;
-        let enough = Some(before.pages_logged + WRITTEN);
-        let first_pass = self.migrate(from, to, name, enough)?;
-        let end = from.vm.qmp().query_migrate()?;
-        let after = from.backend.report()?;
-        let differing = compare(from, to)?;
+    /// Moves the guest at work, compares all memory and lets it go on; gives the figures.
+    fn moved(&self, to: &Self) -> Result<Value> {
+        let before = self.backend.report()?;
+        let first_pass = self.migrate(to, Some(before.pages_logged + WRITTEN))?;
+        let end = self.vm.qmp().query_migrate()?;
+        let after = self.backend.report()?;
+        let differing = compare(self, to)?;
         let written = after.pages_logged - before.pages_logged;
         let again = after.pages_logged - first_pass.pages_logged;
         let figures = json!({
-            "pages_differing": differing,
+            "pages_compared": self.vm.ram()?.metadata()?.len() / 4096,
+            "pages_lost": differing,
             "pages_written": written,
             "pages_written_after_first_round": again,
             "rounds": end.ram.dirty_sync_count,
@@ -199,11 +165,16 @@ impl Bed<'_> {
             "downtime_milliseconds": end.downtime,
             "requests": after.requests - before.requests,
         });
-        println!("{}: to {name}: {figures}", self.platform.name());
+        println!("moved: {figures}");
         ensure!(differing == 0, "{differing} pages differ");
         ensure!(
             written >= WRITTEN && again > 0 && end.ram.dirty_sync_count >= 3,
             "the move proves nothing: {figures}"
+        );
+        ensure!(
+            after.log_starts == before.log_starts + 1,
+            "the log of data was switched on {} times",
+            after.log_starts - before.log_starts
         );
         to.vm.qmp().cont()?;
         Ok(figures)
@@ -211,16 +182,16 @@ impl Bed<'_> {
 
     /// Lets a migration end when the device has written enough, if it marks at all, and gives what
     /// it had written when all memory had been sent once.
-    fn migrate(&self, from: &Side, to: &Side, name: &str, written: Option<u64>) -> Result<Report> {
-        let qmp = from.vm.qmp();
-        qmp.migrate(&self.address(name), json!({"max-bandwidth": SLOW}))?;
-        from.pass(2)?;
-        let first_pass = from.backend.report()?;
+    fn migrate(&self, to: &Self, written: Option<u64>) -> Result<Report> {
+        let qmp = self.vm.qmp();
+        qmp.migrate(&to.address, json!({"max-bandwidth": SLOW}))?;
+        self.pass(2)?;
+        let first_pass = self.backend.report()?;
         if let Some(written) = written {
-            while from.backend.report()?.pages_logged < written {
-                from.vm.line(AT_MOST)?;
+            while self.backend.report()?.pages_logged < written {
+                self.vm.line(AT_MOST)?;
             }
-            from.pass(3)?;
+            self.pass(3)?;
         }
         qmp.execute("migrate-set-parameters", json!({"max-bandwidth": FAST}))?;
         qmp.migrated("completed", AT_MOST)?;
@@ -228,30 +199,10 @@ impl Bed<'_> {
         Ok(first_pass)
     }
 
-    /// The same move with marking off, which must lose pages.
-    fn control(&self) -> Result<usize> {
-        let from = self.side("unmarked", None, &["--marking", "off"])?;
-        from.at_work()?;
-        let to = self.side("loser", Some("loser"), &[])?;
-        self.migrate(&from, &to, "loser", None)?;
-        let differing = compare(&from, &to)?;
-        println!(
-            "{}: without marks {differing} pages differ",
-            self.platform.name()
-        );
-        ensure!(differing > 0, "no page differs although none was marked");
-        Ok(differing)
-    }
-}
-
-impl Side {
     /// Waits until the guest has done a good deal of work from now on.
     fn at_work(&self) -> Result<()> {
         let goal = self.backend.report()?.requests + 300;
-        while self.backend.report()?.requests < goal {
-            self.vm.line(AT_MOST)?;
-        }
-        Ok(())
+        self.backend.at_work(&self.vm, goal)
     }
 
     /// Waits until a migration has begun a pass over dirty memory.
@@ -269,8 +220,21 @@ impl Side {
         self.vm.quit()?;
         let report = self.backend.finish()?;
         ensure!(report.rings_broken == 0, "a ring broke");
+        ensure!(report.errors == 0, "{} requests failed", report.errors);
         Ok(report)
     }
+}
+
+/// The same move with marking off, which must lose pages.
+fn control(bench: &Bench<'_>) -> Result<usize> {
+    let from = Side::start(bench, "unmarked", false, &["--marking", "off"])?;
+    from.at_work()?;
+    let to = Side::start(bench, "loser", true, &[])?;
+    from.migrate(&to, None)?;
+    let differing = compare(&from, &to)?;
+    println!("without marks {differing} pages differ");
+    ensure!(differing > 0, "no page differs although none was marked");
+    Ok(differing)
 }
 
 /// How many pages of memory differ between two sides that stand still.

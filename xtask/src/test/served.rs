@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::guest::Run;
@@ -79,6 +80,19 @@ impl Served {
             }
             (run, report) => Ok((run?, report?)),
         }
+    }
+
+    /// Kills it, at whatever it is, and waits for its end.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.signal(Signal::KILL)?;
+        let ended = self.process.wait(END)?;
+        ended.map(drop).context("a killed process lives")
+    }
+
+    /// Ends one that would go on, and gives what it reports.
+    pub fn stop(self) -> Result<Value> {
+        self.process.terminate()?;
+        self.finish()
     }
 
     /// What the device reports at its end, which the client's disconnect brings about; SIGTERM

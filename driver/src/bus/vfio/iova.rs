@@ -17,11 +17,11 @@ pub(super) struct IovaSpace {
 }
 
 impl IovaSpace {
-    /// All addresses but `reserved`, which may overlap and come in any order.
-    pub(super) fn new(reserved: &[Range<u64>]) -> Self {
+    /// All addresses from `first` on but `reserved`, which may overlap and come in any order.
+    pub(super) fn from(first: u64, reserved: &[Range<u64>]) -> Self {
         let mut reserved = reserved.to_vec();
         reserved.sort_unstable_by_key(|range| range.start);
-        let (mut free, mut next) = (Vec::new(), FIRST);
+        let (mut free, mut next) = (Vec::new(), first.max(FIRST));
         for range in reserved {
             let end = (range.start / PAGE * PAGE).min(END);
             if next < end {
@@ -70,14 +70,14 @@ mod tests {
             0x000000fd00000000 0x000000ffffffffff reserved\n";
         let reserved = reserved(text).unwrap();
         assert_eq!(reserved.len(), 3);
-        let mut space = IovaSpace::new(&reserved);
+        let mut space = IovaSpace::from(0, &reserved);
         assert_eq!(space.take(16 << 20), Some(16 << 20));
         assert_eq!(
             space.take(PAGE),
             Some(0x200_1000),
             "behind the direct range"
         );
-        let all = IovaSpace::new(&reserved).free;
+        let all = IovaSpace::from(0, &reserved).free;
         for range in &all {
             assert!(range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE));
             assert!(
@@ -91,12 +91,12 @@ mod tests {
 
     #[test]
     fn the_end_is_the_end() {
-        let mut space = IovaSpace::new(&[]);
+        let mut space = IovaSpace::from(0, &[]);
         assert_eq!(space.take(END), None);
         assert_eq!(space.take(END - FIRST), Some(FIRST));
         assert_eq!(space.take(PAGE), None);
         assert!(
-            IovaSpace::new(std::slice::from_ref(&(0..u64::MAX)))
+            IovaSpace::from(0, std::slice::from_ref(&(0..u64::MAX)))
                 .free
                 .is_empty()
         );
