@@ -191,7 +191,7 @@ impl Running {
     }
 
     /// Waits for the guest's own end and requires the end of its script, the kernel that was
-    /// asked for, and that QEMU ended well.
+    /// asked for, that the guest powered off, and that QEMU ended well.
     pub fn finish(mut self, at_most: Duration) -> Result<Run> {
         let ended = self.hub.wait("the guest's end", at_most, |state| {
             state.ended().then_some(())
@@ -199,6 +199,12 @@ impl Running {
         ended
             .and_then(|()| self.end())
             .map_err(|error| self.explained(error))?;
+        // A processor that gives up ends QEMU as peacefully as a guest that powers off.
+        let shutdown = self.qmp().event("SHUTDOWN", END);
+        let reason = shutdown.map_err(|error| self.explained(error))?["data"]["reason"].clone();
+        if reason != "guest-shutdown" {
+            return Err(self.explained(anyhow::anyhow!("the guest ended by {reason}")));
+        }
         let serial = self.serial();
         let judged = match &self.kernel {
             Some(kernel) => serial.booted(kernel).and_then(|()| serial.finished()),
