@@ -1,9 +1,11 @@
 //! `tidemark device`: an emulated device in a process of its own.
 
+use crate::slow_disk;
 use ::device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
 use ::device::function::{FunctionConfig, Pasid, PciFunction};
 use ::device::queue::{InflightShape, InflightTable};
-use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer, inherited};
+use ::device::serve::socket::inherited;
+use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer};
 use ::device::tracker::Marking;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
@@ -84,6 +86,9 @@ pub struct VfioUserArgs {
     /// How the tracker marks a page that the device wrote
     #[arg(long, value_enum, default_value_t = MarkingArg::Bit)]
     marking: MarkingArg,
+    /// Let every read and write of the disk take at least so many milliseconds: for tests
+    #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
+    slow_disk: u64,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -243,7 +248,8 @@ impl Device {
             read_only: args.read_only,
             ..BlkOptions::default()
         };
-        let blk = BlkDevice::open(file, options).with_context(|| path.display().to_string())?;
+        let blk = slow_disk::open(file, options, args.slow_disk);
+        let blk = blk.with_context(|| path.display().to_string())?;
         let config = FunctionConfig {
             // A VMM gives the device what the platform gives it, translated where there is a
             // vIOMMU; without one the addresses are the same, and so it is always offered.
@@ -278,6 +284,8 @@ impl Device {
             Socket::Path(path) => VfioUserServer::bind(path, Arc::clone(&served) as _)
                 .inspect(|_| eprintln!("tidemark: listening on {}", path.display())),
             Socket::Fd(fd) => inherited(fd)
+                .and_then(|socket| socket.listening(fd))
+                .map_err(ServeError::from)
                 .map(|listener| VfioUserServer::on(listener, Arc::clone(&served) as _))
                 .inspect(|_| eprintln!("tidemark: listening on descriptor {fd}")),
         };

@@ -1,6 +1,10 @@
 //! How a driver reaches a PCI function: configuration space, BARs, memory, interrupts, reset.
 
+pub mod vfio;
 pub mod vfio_user;
+
+pub use vfio::VfioBus;
+pub use vfio_user::VfioUserBus;
 
 use crate::memory::DmaMemory;
 use std::fmt::Debug;

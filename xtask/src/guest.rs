@@ -184,7 +184,7 @@ impl<'a> Guest<'a> {
         Ok(self)
     }
 
-    /// The guest's memory in MiB, 512 unless told. Below 2048 a guest-physical address is the
+    /// The guest's memory in MiB, 512 unless told; QEMU before 9.0 gets two pages less. Below 2048 a guest-physical address is the
     /// offset in the memory's file.
     pub fn memory(&mut self, megabytes: u32) -> &mut Self {
         self.megabytes = megabytes;

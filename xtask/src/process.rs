@@ -160,8 +160,13 @@ impl Watched {
 
     /// Asks the process to end.
     pub fn terminate(&self) -> Result<()> {
-        pidfd_send_signal(&self.exit.fd, Signal::TERM)
-            .with_context(|| format!("cannot send SIGTERM to `{}`", self.exit.name))
+        self.signal(Signal::TERM)
+    }
+
+    /// Sends the process any signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        pidfd_send_signal(&self.exit.fd, signal)
+            .with_context(|| format!("cannot send {signal:?} to `{}`", self.exit.name))
     }
 }
 

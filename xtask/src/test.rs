@@ -1,14 +1,19 @@
 //! `cargo xtask test`: the parts in order, what each took, and a last line that machines read.
 
+mod backend;
 mod cargo;
 mod guest_boot;
 mod guest_disk;
 mod house;
+mod killed;
+mod live;
+mod mediate;
 mod migrate;
 mod pci_config;
 mod runner;
 mod served;
 mod tree;
+mod vfio;
 
 use std::io::Write;
 use std::time::Instant;
@@ -97,6 +102,26 @@ const PARTS: &[Part] = &[
         name: "boot",
         about: "firmware and Linux come up from our disk",
         run: guest_boot::run,
+    },
+    Part {
+        name: "vfio",
+        about: "our driver in a guest, compared by bytes",
+        run: vfio::run,
+    },
+    Part {
+        name: "mediate",
+        about: "devices moved and killed under stock Linux, which notices nothing",
+        run: mediate::run,
+    },
+    Part {
+        name: "live",
+        about: "QEMU moves guests on our disk under load, compared",
+        run: live::run,
+    },
+    Part {
+        name: "killed",
+        about: "backends killed under load, nothing lost or doubled",
+        run: killed::run,
     },
 ];
 

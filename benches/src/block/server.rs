@@ -5,7 +5,6 @@ use std::env;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -22,6 +21,15 @@ pub enum Cache {
     Page,
     /// O_DIRECT: `cache.direct=on`.
     Direct,
+}
+
+impl std::fmt::Display for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Page => "page cache",
+            Self::Direct => "O_DIRECT",
+        })
+    }
 }
 
 impl Cache {
@@ -56,13 +64,14 @@ impl Server {
     /// Starts a server that will listen at `socket`.
     ///
     /// # Errors
-    /// As the system has it.
-    pub fn start(command: &mut Command, socket: &Path) -> io::Result<Self> {
-        let child = command.stdin(Stdio::null()).spawn()?;
+    /// What the system says, with the command.
+    fn start(command: &mut Command, socket: &Path) -> Result<Self, String> {
+        let shown = shown(command);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         Ok(Self {
-            child,
+            child: child.map_err(|error| format!("`{shown}`: {error}"))?,
             socket: socket.to_owned(),
-            command: shown(command),
+            command: shown,
         })
     }
 
@@ -157,8 +166,14 @@ impl StorageDaemon {
     /// Serves `disk` with `aio`, from an I/O thread of its own as a busy export has.
     ///
     /// # Errors
-    /// As the system has it.
-    pub fn serve(&self, disk: &Path, cache: Cache, aio: &str, socket: &Path) -> io::Result<Server> {
+    /// As [`Server::connect`].
+    pub fn serve(
+        &self,
+        disk: &Path,
+        cache: Cache,
+        aio: &str,
+        socket: &Path,
+    ) -> Result<Server, String> {
         let mut command = self.command();
         command
             .args(["--object", "iothread,id=io0"])
@@ -221,7 +236,7 @@ fn in_testbed() -> Result<(Vec<PathBuf>, Option<PathBuf>), String> {
 ///
 /// # Errors
 /// A sentence that says what to do.
-pub fn tidemark(disk: &Path, cache: Cache, socket: &Path) -> Result<Server, String> {
+pub fn tidemark(disk: &Path, cache: Cache, socket: &Path, more: &[&str]) -> Result<Server, String> {
     let program = program("tidemark-vhost-user-blk")?;
     let mut command = Command::new(program);
     command
@@ -232,8 +247,9 @@ pub fn tidemark(disk: &Path, cache: Cache, socket: &Path) -> Result<Server, Stri
         .args(match cache {
             Cache::Page => ["--cache", "writeback"],
             Cache::Direct => ["--cache", "none"],
-        });
-    Server::start(&mut command, socket).map_err(|error| error.to_string())
+        })
+        .args(more);
+    Server::start(&mut command, socket)
 }
 
 /// A program of this workspace, built with the profile that benchmarks have.
@@ -254,13 +270,13 @@ fn program(name: &str) -> Result<PathBuf, String> {
         .output()
         .map_err(|error| format!("cargo: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let executables = text.lines().filter_map(|line| {
+    let mut executables = text.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         (message["target"]["name"] == name)
             .then(|| message["executable"].as_str().map(PathBuf::from))?
     });
     executables
-        .last()
+        .next_back()
         .filter(|_| output.status.success())
         .ok_or_else(|| format!("`cargo build --release --package cli --bin {name}` failed"))
 }

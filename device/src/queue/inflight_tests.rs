@@ -356,7 +356,7 @@ fn a_queue_that_drains_pops_only_what_it_inherited() {
     assert_eq!(pop(&mut queue, &guest), Some(1));
     drop(queue);
     let mut queue = start(&guest, &table).unwrap();
-    queue.drain();
+    queue.gate().close();
     assert_eq!(pop(&mut queue, &guest), Some(1));
     assert_eq!(pop(&mut queue, &guest), None);
     push(&mut queue, &guest, 1);
@@ -366,7 +366,9 @@ fn a_queue_that_drains_pops_only_what_it_inherited() {
 /// Pops some of what the guest offers, and is gone.
 fn killed_with(flying: u16, table: &File) -> Guest {
     let guest = guest();
-    [3, 5, 1, 7].iter().for_each(|&head| ring(&guest).offer(head));
+    [3, 5, 1, 7]
+        .iter()
+        .for_each(|&head| ring(&guest).offer(head));
     let mut queue = start(&guest, table).unwrap();
     for _ in 0..flying {
         queue.pop(&guest.dma.enter()).unwrap().unwrap();

@@ -19,6 +19,8 @@ use crate::dma::DmaGuard;
 use crate::virtio::QueueError;
 use spec::queue_state::QueueState;
 use split::SplitRing;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the driver configured for one queue before it enabled it. Untrusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +38,22 @@ pub struct QueueConfig {
     /// Where to start. The default is a fresh queue; anything else continues where another device
     /// stood.
     pub state: QueueState,
+}
+
+/// Ends the popping of a queue that somebody else works on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// From now on the queue looks empty, but for what it inherited. What was popped before can still be pushed.
+    pub(crate) fn close(&self) {
+        // Nothing is passed along with it; the queue's next look may just as well be its last.
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// A started queue.
@@ -57,8 +75,8 @@ pub struct Virtqueue {
     inflight: Option<InflightQueue>,
     /// Heads that the device before this one had in flight when it was killed, the next one last.
     inherited: Vec<u16>,
-    /// Nothing but those is popped any more.
-    draining: bool,
+    /// Closed, nothing but those is popped any more.
+    gate: Gate,
 }
 
 impl Virtqueue {
@@ -82,7 +100,7 @@ impl Virtqueue {
             broken: false,
             inflight: None,
             inherited: Vec::new(),
-            draining: false,
+            gate: Gate::default(),
         })
     }
 
@@ -152,12 +170,13 @@ impl Virtqueue {
         self.inherited.len()
     }
 
-    /// From now on pops only what [`Virtqueue::inherited`] counts.
-    pub fn drain(&mut self) {
-        self.draining = true;
+    /// What ends popping while the queue is elsewhere: closed, only what [`Virtqueue::inherited`]
+    /// counts is popped.
+    pub(crate) fn gate(&self) -> Gate {
+        self.gate.clone()
     }
 
-    /// Takes the next available chain, or `None` if there is none.
+    /// Takes the next available chain, or `None` if there is none, or the queue is to stop.
     ///
     /// The chain is walked once, here: what is returned does not change if the driver rewrites its
     /// descriptors. A malformed chain costs at most one step per descriptor of its table and is
@@ -172,7 +191,7 @@ impl Virtqueue {
         }
         let popped = match self.inherited.last() {
             Some(&head) => self.ring.chain(mem, head).map(Some),
-            None if self.draining => Ok(None),
+            None if self.gate.is_closed() => Ok(None),
             None => self.ring.pop(mem),
         };
         match &popped {

@@ -24,8 +24,9 @@ fn a_disk_is_driven_tracked_and_moved_within_its_server() {
     let end = bitmap.iova() + bitmap.len();
     driver.drain();
     let before = (bytes(&driver.ring), bytes(&driver.area));
-    let ranges = Vec::from([0..end]);
-    assert_eq!(tracker.start(&ranges, 4096).unwrap(), 4096);
+    let range = 0..end;
+    let ranges = std::slice::from_ref(&range);
+    assert_eq!(tracker.start(ranges, 4096).unwrap(), 4096);
     driver.run(500);
     driver.submit();
     suspend::suspend(&driver.transport, PATIENCE).unwrap();

@@ -2,4 +2,5 @@
 
 mod harness;
 mod life;
+mod mediate;
 mod storms;

@@ -90,8 +90,9 @@ fn marks_survive_remapping() {
         TrackerSource::new(driver.transport.clone(), bitmap, HarvestWidth::Word).unwrap();
     driver.run(1);
     driver.drain();
-    let ranges = Vec::from([0..end]);
-    tracker.start(&ranges, 4096).unwrap();
+    let range = 0..end;
+    let ranges = std::slice::from_ref(&range);
+    tracker.start(ranges, 4096).unwrap();
 
     let read_to = |driver: &mut Driver, page: u64| {
         driver.queue.read(0, &[(page * 4096, 512)], 0).unwrap();

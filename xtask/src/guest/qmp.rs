@@ -155,7 +155,14 @@ impl<'a> Qmp<'a> {
     pub fn migrate(&self, to: &str, parameters: Value) -> Result<()> {
         self.execute("migrate-set-parameters", parameters)?;
         // What is left of an earlier migration would be taken for this one's end.
-        self.hub.lock().events.retain(|event| !is_migration(event));
+        let mut state = self.hub.lock();
+        let stale = |event: &Value| {
+            event["event"]
+                .as_str()
+                .is_some_and(|name| name.starts_with("MIGRATION"))
+        };
+        state.events.retain(|event| !stale(event));
+        drop(state);
         self.execute("migrate", json!({"uri": to})).map(drop)
     }
 

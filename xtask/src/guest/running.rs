@@ -134,6 +134,18 @@ impl Running {
         fact.map_err(|error| self.explained(error))
     }
 
+    /// Waits until the guest has written a line to its console that holds some words; gives it.
+    pub fn console(&self, words: &str, at_most: Duration) -> Result<String> {
+        let line = self
+            .hub
+            .wait(&format!("{words:?} on the console"), at_most, |state| {
+                let text = String::from_utf8_lossy(&state.serial);
+                let line = text.lines().find(|line| line.contains(words));
+                line.map(|line| line.trim_end().to_owned())
+            });
+        line.map_err(|error| self.explained(error))
+    }
+
     /// What the guest has said so far.
     pub fn serial(&self) -> Serial {
         Serial::new(&self.hub.lock().serial)
@@ -145,6 +157,11 @@ impl Running {
             state.lines.pop_front()
         });
         line.map_err(|error| self.explained(error))
+    }
+
+    /// Forgets the lines that have come and that nobody has asked for.
+    pub fn forget_lines(&self) {
+        self.hub.lock().lines.clear();
     }
 
     /// Sends a line to the guest.

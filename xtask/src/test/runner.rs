@@ -135,7 +135,7 @@ fn migrated(bed: &TestBed, platform: Platform<'_>) -> Result<u64> {
 }
 
 /// How many pages of two files of one length are not equal.
-fn differing(files: &[impl AsRef<Path>; 2]) -> Result<usize> {
+pub(super) fn differing(files: &[impl AsRef<Path>; 2]) -> Result<usize> {
     let read = |file: &Path| -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         File::open(file)?.read_to_end(&mut bytes)?;

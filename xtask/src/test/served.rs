@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::guest::Run;
@@ -81,6 +82,19 @@ impl Served {
         }
     }
 
+    /// Kills it, at whatever it is, and waits for its end.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.signal(Signal::KILL)?;
+        let ended = self.process.wait(END)?;
+        ended.map(drop).context("a killed process lives")
+    }
+
+    /// Ends one that would go on, and gives what it reports.
+    pub fn stop(self) -> Result<Value> {
+        self.process.terminate()?;
+        self.finish()
+    }
+
     /// What the device reports at its end, which the client's disconnect brings about; SIGTERM
     /// does when that was not enough.
     pub fn finish(mut self) -> Result<Value> {
@@ -114,7 +128,7 @@ impl Served {
 }
 
 /// Shows lines and passes them on as they come, and gives all of them at the end.
-fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
+pub(super) fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
     let mut all = String::new();
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         eprintln!("device: {line}");
@@ -126,7 +140,7 @@ fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
     all
 }
 
-fn wait_for_listening(lines: &Receiver<String>) -> Result<()> {
+pub(super) fn wait_for_listening(lines: &Receiver<String>) -> Result<()> {
     let deadline = Instant::now() + START;
     let mut seen = String::new();
     loop {

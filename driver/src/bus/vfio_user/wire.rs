@@ -259,6 +259,13 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    /// A duplicate for polling must not keep the connection alive.
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
 fn is_timeout(error: &io::Error) -> bool {
     use io::ErrorKind::{TimedOut, WouldBlock};
     matches!(error.kind(), WouldBlock | TimedOut)
