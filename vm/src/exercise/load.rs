@@ -42,6 +42,8 @@ pub(super) struct Load<'a> {
     written: DirtySet,
     requests: u64,
     reads: u64,
+    bytes_read: u64,
+    bytes_written: u64,
     wrong: u64,
     suspensions: Vec<Suspension>,
 }
@@ -78,6 +80,8 @@ impl<'a> Load<'a> {
             written: DirtySet::new(pages.count()),
             requests: 0,
             reads: 0,
+            bytes_read: 0,
+            bytes_written: 0,
             wrong: 0,
             suspensions: Vec::new(),
         })
@@ -88,6 +92,7 @@ impl<'a> Load<'a> {
         self.round = round;
         self.written.clear();
         (self.requests, self.reads, self.wrong) = (0, 0, 0);
+        (self.bytes_read, self.bytes_written) = (0, 0);
         self.suspensions.clear();
     }
 
@@ -102,6 +107,8 @@ impl<'a> Load<'a> {
             round,
             requests: self.requests,
             reads: self.reads,
+            bytes_read: self.bytes_read,
+            bytes_written: self.bytes_written,
             written: self.written.count(),
             harvested: 0,
             lost: 0,
@@ -120,9 +127,10 @@ impl<'a> Load<'a> {
         splitmix(self.random) % below.max(1)
     }
 
-    /// Half of the groups are left alone, in each round others.
-    fn is_used(&self, group: u64) -> bool {
-        splitmix(splitmix(group) ^ u64::from(self.round)) & 1 == 0
+    /// How many pages of a group, from its first, are used in this round; the others are left
+    /// alone, so that marks of pages next to those that are written show. On average it is half.
+    fn used(&self, group: u64) -> u64 {
+        splitmix(splitmix(group) ^ u64::from(self.round)) % (GROUP + 1)
     }
 
     /// Runs the round's requests. Tells `due` whenever a harvest is.
@@ -149,16 +157,17 @@ impl<'a> Load<'a> {
             {
                 completed += self.suspend(rig, harvester, options.requests, *comeback)?;
             }
+            if completed - harvested >= options.harvest_every.max(1) {
+                harvested = completed;
+                // Now, when the device has just been given work. Who does not listen any more has
+                // an error to tell.
+                let _ = due.send(rig.in_flight());
+            }
             let reaped = self.reap(rig)?;
             if reaped == 0 {
                 rig.wait()?;
             }
             completed += reaped;
-            if completed - harvested >= options.harvest_every.max(1) {
-                harvested = completed;
-                // Who does not listen any more has an error to tell.
-                let _ = due.send(rig.in_flight());
-            }
         }
         Ok(begin.elapsed().as_secs_f64())
     }
@@ -205,8 +214,11 @@ impl<'a> Load<'a> {
             match rig.submit(queue, pending.write, pending.sector, &data)? {
                 None => full += 1,
                 Some(token) => {
-                    if !pending.write {
+                    if pending.write {
+                        self.bytes_written += u64::from(bytes);
+                    } else {
                         self.reads += 1;
+                        self.bytes_read += u64::from(bytes);
                         self.set_busy(pending.page, true);
                         let pages = pending.page..pending.page + pending.pages;
                         self.written.insert_range(pages);
@@ -227,10 +239,10 @@ impl<'a> Load<'a> {
     }
 
     fn choose(&mut self, big: bool) -> Option<Pending> {
-        let pages = if big { GROUP } else { 1 + self.next(4) };
-        let blocks = (self.reach - pages * SECTORS) / SECTORS;
-        let sector = self.next(blocks + 1) * SECTORS;
+        let sectors = self.reach - GROUP * SECTORS;
+        let sector = self.next(sectors / SECTORS + 1) * SECTORS;
         if !big && self.next(100) < u64::from(self.writes_percent) {
+            let pages = 1 + self.next(4);
             let sources = self.pages.count() - self.pages.frames();
             return Some(Pending {
                 write: true,
@@ -242,10 +254,16 @@ impl<'a> Load<'a> {
         for _ in 0..TRIES {
             let group = self.next(self.busy.len() as u64);
             let index = usize::try_from(group).unwrap_or(0);
-            if self.is_used(group) && self.busy.get(index) == Some(&false) {
+            let used = self.used(group);
+            if used != 0 && self.busy.get(index) == Some(&false) {
+                let pages = if big {
+                    used
+                } else {
+                    1 + self.next(used.min(4))
+                };
                 return Some(Pending {
                     write: false,
-                    page: group * GROUP + self.next(GROUP - pages + 1),
+                    page: group * GROUP + self.next(used - pages + 1),
                     pages,
                     sector,
                 });

@@ -24,7 +24,7 @@ pub struct TrackOptions {
     pub rounds: u32,
     /// Requests of a round.
     pub requests: u64,
-    /// Pages that reads go to. In each round, half of them are left alone.
+    /// Pages that reads go to. In each round, about half of them are left alone.
     pub pages: u64,
     /// Queues to use, at most.
     pub queues: u16,
@@ -84,6 +84,10 @@ pub struct RoundReport {
     pub requests: u64,
     /// Of these, reads.
     pub reads: u64,
+    /// Bytes that reads brought.
+    pub bytes_read: u64,
+    /// Bytes that writes took away.
+    pub bytes_written: u64,
     /// Pages that reads have gone to, by the program's own account.
     pub written: u64,
     /// Pages harvested.

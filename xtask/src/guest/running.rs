@@ -35,6 +35,7 @@ pub struct Running {
     line: Mutex<UnixStream>,
     /// The kernel that must have come up; none where the guest came up elsewhere.
     kernel: Option<String>,
+    ram_bytes: u64,
     serial_log: PathBuf,
     qemu_log: PathBuf,
     began: Instant,
@@ -108,6 +109,7 @@ impl Running {
             monitor: Sender::new(monitor),
             line: Mutex::new(line),
             kernel: (!guest.incoming).then(|| guest.platform.kernel.release.clone()),
+            ram_bytes: guest.ram_bytes(),
             serial_log,
             qemu_log,
             began,
@@ -181,6 +183,11 @@ impl Running {
         self.qemu.id()
     }
 
+    /// Bytes of the guest's memory: what was asked for, or a little more.
+    pub fn ram_bytes(&self) -> u64 {
+        self.ram_bytes
+    }
+
     /// The guest's memory as the file that QEMU shares with devices in other processes. With less
     /// than 2 GiB a guest-physical address is the offset in it.
     pub fn ram(&self) -> Result<File> {
@@ -201,7 +208,7 @@ impl Running {
     }
 
     /// Waits for the guest's own end and requires the end of its script, the kernel that was
-    /// asked for, and that QEMU ended well.
+    /// asked for, that the guest powered off, and that QEMU ended well.
     pub fn finish(mut self, at_most: Duration) -> Result<Run> {
         let ended = self.hub.wait("the guest's end", at_most, |state| {
             state.ended().then_some(())
@@ -209,6 +216,12 @@ impl Running {
         ended
             .and_then(|()| self.end())
             .map_err(|error| self.explained(error))?;
+        // A processor that gives up ends QEMU as peacefully as a guest that powers off.
+        let shutdown = self.qmp().event("SHUTDOWN", END);
+        let reason = shutdown.map_err(|error| self.explained(error))?["data"]["reason"].clone();
+        if reason != "guest-shutdown" {
+            return Err(self.explained(anyhow::anyhow!("the guest ended by {reason}")));
+        }
         let serial = self.serial();
         let judged = match &self.kernel {
             Some(kernel) => serial.booted(kernel).and_then(|()| serial.finished()),
