@@ -1,7 +1,7 @@
 //! `tidemark device`: an emulated device in a process of its own.
 
 use ::device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
-use ::device::function::{FunctionConfig, PciFunction};
+use ::device::function::{FunctionConfig, Pasid, PciFunction};
 use ::device::queue::{InflightShape, InflightTable};
 use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer, inherited};
 use ::device::tracker::Marking;
@@ -78,6 +78,9 @@ pub struct VfioUserArgs {
     /// Entries of each queue, a power of two up to 32768
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = queue_size)]
     queue_size: u16,
+    /// Announce the PASID extended capability of PCI Express
+    #[arg(long)]
+    pasid: bool,
     /// How the tracker marks a page that the device wrote
     #[arg(long, value_enum, default_value_t = MarkingArg::Bit)]
     marking: MarkingArg,
@@ -249,6 +252,10 @@ impl Device {
                 MarkingArg::Bit => Marking::Bit,
                 MarkingArg::Byte => Marking::Byte,
                 MarkingArg::Off => Marking::Off,
+            },
+            pasid: match args.pasid {
+                true => Pasid::Disabled,
+                false => Pasid::Absent,
             },
             ..FunctionConfig::default()
         };

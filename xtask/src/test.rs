@@ -1,9 +1,11 @@
 //! `cargo xtask test`: the parts in order, what each took, and a last line that machines read.
 
 mod cargo;
+mod guest_boot;
 mod guest_disk;
 mod house;
 mod migrate;
+mod pci_config;
 mod runner;
 mod served;
 mod tree;
@@ -89,8 +91,13 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "guest",
-        about: "stock Linux on our disk, compared",
+        about: "stock Linux on our disk, with and without IOMMU",
         run: guest_disk::run,
+    },
+    Part {
+        name: "boot",
+        about: "firmware and Linux come up from our disk",
+        run: guest_boot::run,
     },
     Part {
         name: "vfio",

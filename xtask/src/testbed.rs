@@ -24,7 +24,7 @@ use serde::Serialize;
 use crate::process;
 use crate::workspace::Workspace;
 use apt::{Apt, Mirror};
-pub use foreign::Foreign;
+pub use foreign::{Foreign, LAUNCHERS};
 
 /// A QEMU of one Debian release.
 #[derive(Serialize)]
@@ -148,7 +148,7 @@ pub fn ensure(workspace: &Workspace) -> Result<TestBed> {
     let qemu = |step: packages::QemuStep<'_>| {
         anyhow::Ok(Qemu {
             version: step::ensure(&dir, &step)?.get("qemu")?,
-            storage_daemon: dir.join(step.name).join(packages::STORAGE_DAEMON),
+            storage_daemon: packages::storage_daemon(&dir.join(step.name)),
             files: Foreign::new(dir.join(step.name)),
         })
     };

@@ -83,8 +83,9 @@ impl Workspace {
             .args(["--bin", "tidemark", "--target", GUEST, "--target-dir"])
             .arg(&dir)
             .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
-            // A guest unpacks it on an emulated processor.
-            .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
+            // A guest unpacks it on an emulated processor, where no optimisation shows.
+            .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
+            .env("CARGO_PROFILE_RELEASE_LTO", "off");
         process::stream(&mut command).context(
             "no static tidemark; the linker needs the C library's static form, which is in \
              Debian's libc6-dev",

@@ -35,6 +35,7 @@ pub struct Running {
     line: Mutex<UnixStream>,
     /// The kernel that must have come up; none where the guest came up elsewhere.
     kernel: Option<String>,
+    ram_bytes: u64,
     serial_log: PathBuf,
     qemu_log: PathBuf,
     began: Instant,
@@ -108,6 +109,7 @@ impl Running {
             monitor: Sender::new(monitor),
             line: Mutex::new(line),
             kernel: (!guest.incoming).then(|| guest.platform.kernel.release.clone()),
+            ram_bytes: guest.ram_bytes(),
             serial_log,
             qemu_log,
             began,
@@ -162,6 +164,11 @@ impl Running {
     /// QEMU's process.
     pub fn pid(&self) -> u32 {
         self.qemu.id()
+    }
+
+    /// Bytes of the guest's memory: what was asked for, or a little more.
+    pub fn ram_bytes(&self) -> u64 {
+        self.ram_bytes
     }
 
     /// The guest's memory as the file that QEMU shares with devices in other processes. With less

@@ -69,10 +69,7 @@ fn in_guest(bed: &TestBed, platform: Platform<'_>, tidemark: &Path, version: &st
     ensure!(asked == "how many", "the guest asked {asked:?}");
     vm.qmp().stop()?;
     let bytes = vm.ram()?.metadata()?.len();
-    ensure!(
-        bytes == u64::from(MEGABYTES) << 20,
-        "{bytes} bytes of memory"
-    );
+    ensure!(bytes == vm.ram_bytes(), "{bytes} bytes of memory");
     vm.qmp().cont()?;
     vm.send(&bytes.to_string())?;
     let run = vm.finish(AT_MOST)?;
@@ -120,7 +117,7 @@ fn migrated(bed: &TestBed, platform: Platform<'_>) -> Result<u64> {
     destination.qmp().migrated("completed", AT_MOST)?;
 
     let mut saved = [here.join("memory"), there.join("memory")];
-    let bytes = u64::from(MEGABYTES) << 20;
+    let bytes = source.ram_bytes();
     source.qmp().pmemsave(0, bytes, &saved[0])?;
     destination.qmp().pmemsave(0, bytes, &saved[1])?;
     let differing = differing(&saved)?;

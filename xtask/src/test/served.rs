@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::guest::Run;
 use crate::process::{self, Watched};
 
 const START: Duration = Duration::from_secs(20);
@@ -25,12 +26,12 @@ pub struct Served {
 impl Served {
     /// Starts the device and waits until it says that it listens. Nobody connects to find out: the
     /// server serves one connection, and QEMU's is to be that one.
-    pub fn vfio_user(tidemark: &Path, socket: &Path, disk: &Path) -> Result<Self> {
+    pub fn vfio_user(tidemark: &Path, socket: &Path, disk: &Path, more: &[&str]) -> Result<Self> {
         let mut command = Command::new(tidemark);
         command
             .args(["device", "vfio-user", "--socket-path"])
             .arg(socket);
-        command.arg("--disk").arg(disk);
+        command.arg("--disk").arg(disk).args(more);
         Self::spawn(&mut command)
     }
 
@@ -67,6 +68,17 @@ impl Served {
             stdout,
             stderr,
         })
+    }
+
+    /// The device's report beside the run of the guest that had it. What the device says at its end
+    /// explains a failed guest, so both are awaited.
+    pub fn finish_with(self, run: Result<Run>) -> Result<(Run, Value)> {
+        match (run, self.finish()) {
+            (Err(guest), Err(device)) => {
+                Err(guest.context(format!("the device failed too: {device:#}")))
+            }
+            (run, report) => Ok((run?, report?)),
+        }
     }
 
     /// What the device reports at its end, which the client's disconnect brings about; SIGTERM

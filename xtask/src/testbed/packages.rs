@@ -1,33 +1,19 @@
 //! The steps that are packages with their dependencies: QEMU, and the guest's programs.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use super::apt::Apt;
+use super::foreign::{LAUNCHERS, launcher};
 use super::step::{Findings, Step};
 use super::{Foreign, unpack};
 use crate::guest::QEMU;
 use crate::process;
 
-/// Starts the daemon that serves disks without a virtual machine, what our speed is held against,
-/// for programs that know nothing of a foreign loader.
-pub const STORAGE_DAEMON: &str = "storage-daemon";
-const STORAGE_DAEMON_SCRIPT: &str = "\
-#!/bin/sh
-root=$(dirname \"$(readlink -f \"$0\")\")
-libraries=$root/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu
-for dir in lib usr/lib; do
-    loader=$root/$dir/x86_64-linux-gnu/ld-linux-x86-64.so.2
-    [ -f \"$loader\" ] && break
-done
-export QEMU_MODULE_DIR=\"$root/usr/lib/x86_64-linux-gnu/qemu\"
-exec \"$loader\" --inhibit-cache --library-path \"$libraries\" \\
-    \"$root/usr/bin/qemu-storage-daemon\" \"$@\"
-";
+/// The daemon that serves disks without a virtual machine: what our speed is held against.
+const STORAGE_DAEMON: &str = "usr/bin/qemu-storage-daemon";
 
 /// A QEMU with its storage daemon, of one Debian release.
 pub struct QemuStep<'a> {
@@ -50,17 +36,16 @@ impl Step for QemuStep<'_> {
 
     fn recipe(&self) -> String {
         format!(
-            "{} with dependencies of {}, and {STORAGE_DAEMON_SCRIPT}",
+            "{} with dependencies of {}, launchers: {}",
             QEMU_PACKAGES.join(" "),
-            self.apt.suites()
+            self.apt.suites(),
+            launcher(STORAGE_DAEMON, STORAGE_DAEMON)
         )
     }
 
     fn build(&self, dir: &Path) -> Result<()> {
         install(self.apt, &QEMU_PACKAGES, dir)?;
-        let script = dir.join(STORAGE_DAEMON);
-        fs::write(&script, STORAGE_DAEMON_SCRIPT)?;
-        Ok(fs::set_permissions(script, Permissions::from_mode(0o755))?)
+        Foreign::new(dir.to_path_buf()).launch("qemu-storage-daemon", STORAGE_DAEMON)
     }
 
     fn check(&self, dir: &Path) -> Result<Findings> {
@@ -79,20 +64,30 @@ impl Step for QemuStep<'_> {
             devices.contains(&format!("\"{device}\"")),
             "QEMU {version} has no device {device}"
         );
-        let text = process::capture(Command::new(dir.join(STORAGE_DAEMON)).arg("--version"))?;
+        let text = process::capture(Command::new(storage_daemon(dir)).arg("--version"))?;
         ensure!(
             text.contains(version),
             "QEMU {version} came with a storage daemon of another version: {text}"
         );
-        let libraries = foreign.libraries(QEMU)?.len()
-            + foreign.libraries("usr/bin/qemu-storage-daemon")?.len();
+        let libraries = foreign.libraries(QEMU)?.len() + foreign.libraries(STORAGE_DAEMON)?.len();
         Ok(Findings::default()
             .with("qemu", version)
             .with("libraries", libraries.to_string()))
     }
 }
 
-/// What guests run, and what the host uses on their images: busybox, e2fsprogs, kmod.
+/// Starts the storage daemon in a folder of QEMU, for programs that know nothing of a foreign
+/// loader.
+pub fn storage_daemon(dir: &Path) -> PathBuf {
+    dir.join(LAUNCHERS).join("qemu-storage-daemon")
+}
+
+const TOOLS_PACKAGES: [&str; 5] = ["busybox-static", "e2fsprogs", "kmod", "mtools", "syslinux"];
+/// The names under which syslinux calls the one program of mtools.
+const MTOOLS: [&str; 3] = ["mattrib", "mcopy", "mmove"];
+
+/// What guests run, and what the host uses on their images: busybox, e2fsprogs, kmod; and for disks
+/// to boot from, mtools and syslinux.
 pub struct Tools<'a> {
     /// Where they come from.
     pub apt: &'a Apt<'a>,
@@ -105,19 +100,31 @@ impl Step for Tools<'_> {
 
     fn recipe(&self) -> String {
         format!(
-            "busybox-static e2fsprogs kmod with dependencies of {}",
-            self.apt.suites()
+            "{} with dependencies of {}, launchers: {}",
+            TOOLS_PACKAGES.join(" "),
+            self.apt.suites(),
+            launcher("usr/bin/mtools", &MTOOLS.join(" "))
         )
     }
 
     fn build(&self, dir: &Path) -> Result<()> {
-        install(self.apt, &["busybox-static", "e2fsprogs", "kmod"], dir)
+        install(self.apt, &TOOLS_PACKAGES, dir)?;
+        let foreign = Foreign::new(dir.to_path_buf());
+        let mut names = MTOOLS.into_iter();
+        names.try_for_each(|name| foreign.launch(name, "usr/bin/mtools"))
     }
 
     fn check(&self, dir: &Path) -> Result<Findings> {
         let foreign = Foreign::new(dir.to_path_buf());
         let busybox = process::capture(&mut Command::new(dir.join("bin/busybox")))?;
-        for program in ["sbin/mke2fs", "sbin/e2fsck", "sbin/debugfs", "bin/kmod"] {
+        for program in [
+            "sbin/mke2fs",
+            "sbin/e2fsck",
+            "sbin/debugfs",
+            "bin/kmod",
+            "usr/bin/mtools",
+            "usr/bin/syslinux",
+        ] {
             foreign.libraries(program)?;
         }
         let mut findings = Findings::default();
@@ -138,6 +145,14 @@ impl Step for Tools<'_> {
             (
                 "kmod",
                 process::capture(foreign.command("bin/kmod")?.arg("--version"))?,
+            ),
+            (
+                "mtools",
+                process::capture(Command::new(dir.join(LAUNCHERS).join("mcopy")).arg("-V"))?,
+            ),
+            (
+                "syslinux",
+                process::capture(foreign.command("usr/bin/syslinux")?.arg("--version"))?,
             ),
         ] {
             let version = version(&text).with_context(|| format!("{name} printed: {text}"))?;
