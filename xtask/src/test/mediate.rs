@@ -3,8 +3,8 @@
 //! QEMU talks to `tidemark mediate`, which drives servers A and B. While the guest's journal keeps
 //! 32 requests in flight, the device is moved back and forth between them; then servers are killed
 //! and fresh ones take over from their in-flight tables. The journal proves that every sector holds
-//! what was written last, the kernel's own count of writes agrees with the servers' (so none was
-//! lost or done twice by a move), and the kernel's log has no complaint. The negative control is a
+//! what was written last, its count of writes agrees with the servers' (so none was lost or done
+//! twice by a move), and the kernel's log has no complaint. The negative control is a
 //! server that takes over without the table: requests stay in flight, and the journal never ends.
 
 mod bed;
@@ -122,18 +122,12 @@ impl Proof<'_> {
             sum("suspends") == u64::try_from(moves)? && sum("errors") == 0,
             "the servers report {served:?}"
         );
-        // The kernel counts what it submitted, the servers what they did. The firmware only reads.
+        // The journal's writes are requests of their own, each of one block, and nobody else writes.
+        let written = run.journal["writes"].as_u64();
         ensure!(
-            run.writes == sum("writes") && run.writes > 0,
-            "the guest wrote {} times, the servers {}",
-            run.writes,
+            written == Some(sum("writes")) && written > Some(0),
+            "the guest wrote {written:?} times, the servers {}",
             sum("writes")
-        );
-        ensure!(
-            run.reads <= sum("reads"),
-            "the guest read {} times, the servers {}",
-            run.reads,
-            sum("reads")
         );
         ensure!(
             status["dirty_pages"].as_u64() > Some(0),

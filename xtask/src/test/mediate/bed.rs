@@ -31,10 +31,6 @@ fact complaints \"$(dmesg | grep -c -i -e 'is not a head' -e 'I/O error' -e 'blo
 pub struct Work {
     /// The journal's own report.
     pub journal: Value,
-    /// Reads that the kernel submitted to the disk.
-    pub reads: u64,
-    /// Writes.
-    pub writes: u64,
 }
 
 pub struct Bed<'a> {
@@ -142,19 +138,7 @@ impl<'a> Bed<'a> {
             "the journal was not at full depth: {journal}"
         );
         run.serial.expect("complaints", "0")?;
-        // Documentation/block/stat: reads first, writes fifth.
-        let stat = run.serial.fact("stat")?;
-        let field = |n: usize| -> Result<u64> {
-            let word = stat.split_whitespace().nth(n);
-            Ok(word
-                .with_context(|| format!("the disk's stat is {stat:?}"))?
-                .parse()?)
-        };
-        Ok(Work {
-            journal,
-            reads: field(0)?,
-            writes: field(4)?,
-        })
+        Ok(Work { journal })
     }
 
     /// Everything went well: nobody needs the logs.
