@@ -23,6 +23,7 @@ tidemark journal --disk /dev/vda --depth 32 --writes 60 --progress 50 \
     --control - --json <&3 2>&3 >/tmp/report || true
 fact journal \"$(tail -n 1 /tmp/report)\"
 fact stat \"$(cat /sys/block/vda/stat)\"
+fact sectors "$(awk '{ print $7 }' /sys/block/vda/stat)"
 fact complaints \"$(dmesg | grep -c -i -e 'is not a head' -e 'I/O error' -e 'blocked for' \
     -e 'vda.*error' -e 'virtio.*fail' || true)\"
 ";
@@ -31,6 +32,8 @@ fact complaints \"$(dmesg | grep -c -i -e 'is not a head' -e 'I/O error' -e 'blo
 pub struct Work {
     /// The journal's own report.
     pub journal: Value,
+    /// What the kernel wrote to the disk.
+    pub bytes_written: u64,
 }
 
 pub struct Bed<'a> {
@@ -53,7 +56,8 @@ impl<'a> Bed<'a> {
         })
     }
 
-    fn socket(&self, name: &str) -> PathBuf {
+    /// Where something listens.
+    pub fn socket(&self, name: &str) -> PathBuf {
         self.sockets.path().join(name)
     }
 
@@ -138,7 +142,11 @@ impl<'a> Bed<'a> {
             "the journal was not at full depth: {journal}"
         );
         run.serial.expect("complaints", "0")?;
-        Ok(Work { journal })
+        let sectors: u64 = run.serial.fact("sectors")?.parse()?;
+        Ok(Work {
+            journal,
+            bytes_written: sectors * 512,
+        })
     }
 
     /// Everything went well: nobody needs the logs.
