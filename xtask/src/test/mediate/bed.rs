@@ -22,8 +22,7 @@ fact driver \"$(basename \"$(readlink /sys/block/vda/device/driver)\")\"
 tidemark journal --disk /dev/vda --depth 32 --writes 60 --progress 50 \
     --control - --json <&3 2>&3 >/tmp/report || true
 fact journal \"$(tail -n 1 /tmp/report)\"
-fact stat \"$(cat /sys/block/vda/stat)\"
-fact sectors "$(awk '{ print $7 }' /sys/block/vda/stat)"
+fact sectors \"$(awk '{ print $7 }' /sys/block/vda/stat)\"
 fact complaints \"$(dmesg | grep -c -i -e 'is not a head' -e 'I/O error' -e 'blocked for' \
     -e 'vda.*error' -e 'virtio.*fail' || true)\"
 ";
