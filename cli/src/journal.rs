@@ -9,13 +9,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use vm::journal::{self, Disk, FileDisk, Options, Report};
+use vm::Target;
+use vm::journal::{self, Disk, DrivenDisk, FileDisk, Options, Report};
 
 #[derive(Debug, Args)]
 pub struct JournalArgs {
     /// The disk: a block device, or the file that stands for one. Its contents are overwritten.
-    #[arg(long, value_name = "PATH")]
-    disk: PathBuf,
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "target",
+        conflicts_with = "target"
+    )]
+    disk: Option<PathBuf>,
+    /// A block device to drive without any kernel in between: `emulated`, `vfio:0000:03:00.0` (bound
+    /// to vfio-pci) or `vfio-user:PATH`. It is reset, and its contents are overwritten
+    #[arg(long, value_name = "TARGET")]
+    target: Option<Target>,
     /// Requests in flight at once
     #[arg(long, value_name = "N", default_value_t = 32)]
     depth: usize,
@@ -60,6 +70,54 @@ pub struct JournalArgs {
     json: bool,
 }
 
+impl JournalArgs {
+    fn name(&self) -> String {
+        match (&self.disk, &self.target) {
+            (Some(disk), _) => disk.display().to_string(),
+            (None, Some(target)) => target.to_string(),
+            (None, None) => String::new(),
+        }
+    }
+}
+
+/// The disk, opened.
+enum Opened {
+    File(FileDisk),
+    Driven(DrivenDisk),
+}
+
+impl Opened {
+    fn open(args: &JournalArgs) -> anyhow::Result<Self> {
+        let unreachable = |error: &dyn std::fmt::Display| Unreachable(error.to_string());
+        match (&args.disk, &args.target) {
+            (Some(path), _) => {
+                let disk = FileDisk::open(path, !args.verify_only);
+                Ok(Self::File(disk.map_err(|error| unreachable(&error))?))
+            }
+            (None, Some(target)) => {
+                let bus = target.open().map_err(|error| unreachable(&error))?;
+                Ok(Self::Driven(DrivenDisk::start(bus)?))
+            }
+            (None, None) => Err(Usage("expected --disk or --target".to_owned()).into()),
+        }
+    }
+
+    fn disk(&self) -> &dyn Disk {
+        match self {
+            Self::File(disk) => disk,
+            Self::Driven(disk) => disk,
+        }
+    }
+
+    /// Whether reads ask the device and no cache.
+    fn is_direct(&self) -> bool {
+        match self {
+            Self::File(disk) => disk.is_direct(),
+            Self::Driven(_) => true,
+        }
+    }
+}
+
 /// Runs `tidemark journal`.
 pub fn run(args: &JournalArgs) -> anyhow::Result<()> {
     let bounded = args.requests.is_some() || args.seconds.is_some() || args.control.is_some();
@@ -67,8 +125,7 @@ pub fn run(args: &JournalArgs) -> anyhow::Result<()> {
         let what = "expected --requests, --seconds or --control: the journal would never end";
         return Err(Usage(what.to_owned()).into());
     }
-    let disk = FileDisk::open(&args.disk, !args.verify_only)
-        .map_err(|error| Unreachable(error.to_string()))?;
+    let disk = Opened::open(args)?;
     let options = Options {
         depth: args.depth,
         span: args.span,
@@ -82,13 +139,13 @@ pub fn run(args: &JournalArgs) -> anyhow::Result<()> {
         progress: args.progress,
     };
     let report = if args.verify_only {
-        journal::verify(&disk, &options)?
+        journal::verify(disk.disk(), &options)?
     } else {
         let stop = Arc::new(AtomicBool::new(false));
         if let Some(control) = &args.control {
             journal::stop_on_line(open_control(control)?, Arc::clone(&stop));
         }
-        journal::run(&disk, &options, &stop, &|requests| {
+        journal::run(disk.disk(), &options, &stop, &|requests| {
             eprintln!("journal: {requests} requests");
         })?
     };
@@ -105,7 +162,7 @@ fn open_control(path: &PathBuf) -> anyhow::Result<Box<dyn BufRead + Send>> {
     Ok(Box::new(BufReader::new(file)))
 }
 
-fn show(args: &JournalArgs, disk: &FileDisk, report: &Report) -> anyhow::Result<()> {
+fn show(args: &JournalArgs, disk: &Opened, report: &Report) -> anyhow::Result<()> {
     if args.json {
         let mut object = serde_json::to_value(report)?;
         object["direct"] = disk.is_direct().into();
@@ -129,7 +186,7 @@ fn show(args: &JournalArgs, disk: &FileDisk, report: &Report) -> anyhow::Result<
     println!(
         "sectors     {} of {} read back: {} lost, {} stale, {} torn, {} misplaced; {} requests failed",
         report.sectors_verified,
-        disk.size() / 512,
+        disk.disk().size() / 512,
         counts.lost,
         counts.stale,
         counts.torn,
@@ -145,7 +202,7 @@ fn judge(args: &JournalArgs, report: &Report) -> anyhow::Result<()> {
         let what = format!(
             "{} sectors of {} are not what was written, {} requests failed",
             report.counts.total(),
-            args.disk.display(),
+            args.name(),
             report.failed
         );
         return Err(Failed(what).into());

@@ -10,6 +10,7 @@
 
 mod arena;
 mod disk;
+mod driven;
 mod ledger;
 mod report;
 pub mod sector;
@@ -19,6 +20,7 @@ mod verify;
 mod workers;
 
 pub use disk::{Disk, FileDisk};
+pub use driven::DrivenDisk;
 pub use report::{Counts, Report};
 pub use verify::verify;
 

@@ -1,7 +1,7 @@
 //! A driver's whole life over the socket: start, I/O, tracking, suspend, save, reset, restore,
 //! resume.
 
-use crate::harness::{Bed, Driver, PATIENCE};
+use crate::harness::{Bed, Driver, PATIENCE, SECTORS};
 use driver::bus::vfio_user::VfioUserBus;
 use driver::bus::{Bus, BusError, RelayBus};
 use driver::dirty::harvest::HarvestWidth;
@@ -9,6 +9,8 @@ use driver::dirty::{DirtySet, DirtySource, TrackerSource};
 use driver::{Transport, state, suspend};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use vm::journal::{self, Disk, DrivenDisk};
 
 #[test]
 fn a_disk_is_driven_tracked_and_moved_within_its_server() {
@@ -121,4 +123,24 @@ fn accesses_outside_are_told_apart() {
     let mut data = [0; 8];
     bus.config_read(4092, &mut data).unwrap();
     assert_eq!(data, [0xff; 8], "an access that does not lie in it");
+}
+
+#[test]
+fn a_journal_drives_a_disk_by_itself() {
+    let bed = Bed::new();
+    let (socket, served) = bed.serve("a");
+    let options = journal::Options {
+        requests: Some(2000),
+        ..journal::Options::default()
+    };
+    let stop = AtomicBool::new(false);
+    let disk = DrivenDisk::start(VfioUserBus::connect(&socket).unwrap()).unwrap();
+    assert_eq!(disk.size(), SECTORS * 512);
+    let report = journal::run(&disk, &options, &stop, &|_| {}).unwrap();
+    assert!(report.is_good() && report.requests == 2000, "{report:?}");
+    // Beyond its end, and still in step.
+    assert!(disk.read(SECTORS * 512, &mut [0; 512]).is_err());
+    disk.flush().unwrap();
+    drop(disk);
+    assert!(served.function().stats().interrupts > 0);
 }

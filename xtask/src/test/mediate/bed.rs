@@ -22,7 +22,7 @@ fact driver \"$(basename \"$(readlink /sys/block/vda/device/driver)\")\"
 tidemark journal --disk /dev/vda --depth 32 --writes 60 --progress 50 \
     --control - --json <&3 2>&3 >/tmp/report || true
 fact journal \"$(tail -n 1 /tmp/report)\"
-fact stat \"$(cat /sys/block/vda/stat)\"
+fact sectors \"$(awk '{ print $7 }' /sys/block/vda/stat)\"
 fact complaints \"$(dmesg | grep -c -i -e 'is not a head' -e 'I/O error' -e 'blocked for' \
     -e 'vda.*error' -e 'virtio.*fail' || true)\"
 ";
@@ -31,10 +31,8 @@ fact complaints \"$(dmesg | grep -c -i -e 'is not a head' -e 'I/O error' -e 'blo
 pub struct Work {
     /// The journal's own report.
     pub journal: Value,
-    /// Reads that the kernel submitted to the disk.
-    pub reads: u64,
-    /// Writes.
-    pub writes: u64,
+    /// What the kernel wrote to the disk.
+    pub bytes_written: u64,
 }
 
 pub struct Bed<'a> {
@@ -57,7 +55,8 @@ impl<'a> Bed<'a> {
         })
     }
 
-    fn socket(&self, name: &str) -> PathBuf {
+    /// Where something listens.
+    pub fn socket(&self, name: &str) -> PathBuf {
         self.sockets.path().join(name)
     }
 
@@ -142,18 +141,10 @@ impl<'a> Bed<'a> {
             "the journal was not at full depth: {journal}"
         );
         run.serial.expect("complaints", "0")?;
-        // Documentation/block/stat: reads first, writes fifth.
-        let stat = run.serial.fact("stat")?;
-        let field = |n: usize| -> Result<u64> {
-            let word = stat.split_whitespace().nth(n);
-            Ok(word
-                .with_context(|| format!("the disk's stat is {stat:?}"))?
-                .parse()?)
-        };
+        let sectors: u64 = run.serial.fact("sectors")?.parse()?;
         Ok(Work {
             journal,
-            reads: field(0)?,
-            writes: field(4)?,
+            bytes_written: sectors * 512,
         })
     }
 
