@@ -17,6 +17,10 @@ pub(super) const COMMON_END: usize = 64;
 /// Offsets in the header of configuration space (PCI).
 const COMMAND: usize = 4;
 const STATUS: usize = 6;
+const BARS: Range<usize> = 0x10..0x28;
+const INTERRUPT_LINE: usize = 0x3c;
+/// The lowest bits of a BAR: its kind.
+const BAR_TYPE: u8 = 0xf;
 const CAPABILITIES: usize = 0x34;
 const HEADER_END: usize = 0x40;
 /// Where conventional capabilities end.
@@ -60,9 +64,17 @@ impl Face {
     pub fn look(bus: &dyn RelayBus, transport: &Transport) -> Result<Self, DriverError> {
         let mut config = vec![0; CONFIG_SIZE];
         bus.config_read(0, &mut config)?;
-        // What is switched on just now is the guest's business.
-        for byte in config.iter_mut().take(STATUS).skip(COMMAND) {
-            *byte = 0;
+        // What is switched on just now is the guest's business, and where BARs and the interrupt
+        // line are is the host's, behind VFIO.
+        for at in (COMMAND..STATUS).chain(BARS).chain([INTERRUPT_LINE]) {
+            let kept = if BARS.contains(&at) && at.is_multiple_of(4) {
+                BAR_TYPE
+            } else {
+                0
+            };
+            if let Some(byte) = config.get_mut(at) {
+                *byte &= kept;
+            }
         }
         let caps = transport.capabilities();
         let mut bars = [0; 6];

@@ -170,20 +170,25 @@ impl Mediator {
             let name = old.name.clone();
             return Err(MediateError::Broken { name });
         }
-        if !status.contains(DeviceStatus::DRIVER_OK) {
-            // Nothing runs, and all there is is what the guest wrote.
-            inner.harvest()?;
-            return self.put(inner, new, before, None, report);
-        }
-        let result = self
-            .take(inner, old, report, began)
-            .and_then(|saved| self.put(inner, new, before, Some(&saved), report));
-        let Err(error) = result else { return Ok(()) };
+        // If nothing runs, all there is is what the guest wrote.
+        let runs = status.contains(DeviceStatus::DRIVER_OK);
+        let mut attempt = || {
+            let saved = if runs {
+                Some(self.take(inner, old, report, began)?)
+            } else {
+                inner.harvest()?;
+                None
+            };
+            // An eventfd is one device's.
+            program::disconnect(old).map_err(|error| failed(error.into()))?;
+            self.put(inner, new, before, saved.as_ref(), report)
+        };
+        let Err(error) = attempt() else { return Ok(()) };
         // Whatever it has become: only one device may run.
         if let Err(second) = new.reset() {
             tracing::info!(error = %second, "the device that was not moved to");
         }
-        match self.go_on(inner, old) {
+        match self.go_on(inner, old, runs) {
             Ok(()) => Err(error),
             Err(second) => Err(MediateError::Stuck {
                 name: old.name.clone(),
@@ -264,8 +269,12 @@ impl Mediator {
     }
 
     /// A move has failed: the old device goes on.
-    fn go_on(&self, inner: &mut Inner, old: &Arc<Back>) -> Result<(), DriverError> {
+    fn go_on(&self, inner: &mut Inner, old: &Arc<Back>, runs: bool) -> Result<(), DriverError> {
         let mut resume = || -> Result<(), DriverError> {
+            program::connect(old, &inner.vectors)?;
+            if !runs {
+                return Ok(());
+            }
             // It may have been told to suspend and not have come to it.
             suspend::suspend(&old.transport, SETTLE)?;
             // The other device's tracker may have taken the place of its own.

@@ -39,6 +39,11 @@ pub(super) fn connect(back: &Back, vectors: &[Option<File>]) -> Result<(), BusEr
     Ok(())
 }
 
+/// Takes all eventfds from a device.
+pub(super) fn disconnect(back: &Back) -> Result<(), BusError> {
+    (0..back.bus.vectors()).try_for_each(|vector| back.bus.connect_vector(vector, None))
+}
+
 /// The state that the guest's writes describe, for a device that cannot be asked. `positions` has
 /// the available and the used state of each enabled queue.
 pub(super) fn described(
