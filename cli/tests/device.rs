@@ -224,7 +224,7 @@ fn an_inherited_socket_must_listen() {
     for (fd, why) in [
         (
             connected.as_raw_fd(),
-            "does not listen; a Unix stream socket that listens was expected",
+            "does not listen; a Unix stream socket was expected, listening",
         ),
         (file.as_raw_fd(), "is no socket"),
         (999, "is not open"),
