@@ -7,6 +7,7 @@ mod request;
 mod ring;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub use disk::Disk;
 
@@ -25,6 +26,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use turn::{Turn, Turns};
 use zerocopy::IntoBytes;
 
 /// Most request queues.
@@ -132,6 +134,7 @@ pub struct BlkDevice {
     /// The driver cannot flush: every write is durable before it completes.
     writethrough: AtomicBool,
     lanes: Lanes,
+    turns: Turns,
     counters: Counters,
 }
 
@@ -208,6 +211,7 @@ impl BlkDevice {
             queue_size,
             id: options.id,
             writethrough: AtomicBool::new(false),
+            turns: Turns::default(),
             counters: Counters::default(),
         }))
     }
@@ -219,6 +223,13 @@ impl BlkDevice {
     fn asynchronous(&self, direction: Direction) -> Option<&File> {
         let cached_write = direction == Direction::Write && !self.direct;
         self.disk.file().filter(|_| !cached_write)
+    }
+
+    /// To be held while writes may be with the kernel by themselves.
+    fn turn(&self) -> Option<Turn<'_>> {
+        let file = self.asynchronous(Direction::Write);
+        let file = file.filter(|_| self.lanes.rings && !self.limits.read_only)?;
+        Some(self.turns.take(file))
     }
 
     /// What has been done so far.

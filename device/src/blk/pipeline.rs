@@ -97,6 +97,7 @@ pub(super) fn process(
     dma: &Dma,
     notify: &mut dyn FnMut(),
 ) -> Result<Progress, QueueError> {
+    let _turn = blk.turn();
     let mut lane = blk.lanes.take();
     let mut pipeline = Pipeline {
         blk,
