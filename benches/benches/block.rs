@@ -9,7 +9,13 @@ fn main() {
     std::fs::create_dir_all(dir).unwrap();
     let disk = dir.join("disk");
     let mut expected = Expected::new(65536);
-    let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&disk).unwrap();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&disk)
+        .unwrap();
     expected.create(&file).unwrap();
     let mut runs = Vec::new();
     for cache in [Cache::Page, Cache::Direct] {
@@ -24,13 +30,28 @@ fn main() {
     }
     for round in 0..4 {
         for (cache, aio, _, client) in &mut runs {
-            for (work, log) in [(Work::Read, false), (Work::Read, true), (Work::Write, false)] {
+            for (work, log) in [
+                (Work::Read, false),
+                (Work::Read, true),
+                (Work::Write, false),
+            ] {
                 let n = if *cache == Cache::Page { 30000 } else { 5000 };
-                if log { client.log(true).unwrap(); }
+                if log {
+                    client.log(true).unwrap();
+                }
                 let t = client.round(work, n, &mut expected).unwrap();
-                let mut lost = client.touched.clone(); lost.subtract(&client.dirty);
-                println!("{round} {cache:?} {aio} {work:?} log {log}: {:.0} IOPS dirty {} touched {} lost {}", f64::from(n) / t.as_secs_f64(), client.dirty.count(), client.touched.count(), lost.count());
-                if log { client.log(false).unwrap(); }
+                let mut lost = client.touched.clone();
+                lost.subtract(&client.dirty);
+                println!(
+                    "{round} {cache:?} {aio} {work:?} log {log}: {:.0} IOPS dirty {} touched {} lost {}",
+                    f64::from(n) / t.as_secs_f64(),
+                    client.dirty.count(),
+                    client.touched.count(),
+                    lost.count()
+                );
+                if log {
+                    client.log(false).unwrap();
+                }
             }
         }
     }

@@ -183,9 +183,7 @@ impl Frontend {
         let empty = vec![0; len];
         let size = u32::try_from(len).unwrap_or(u32::MAX);
         let flags = VhostUserConfigFlags::empty();
-        let (_, config) = self.ask("GET_CONFIG", |link| {
-            link.get_config(0, size, flags, &empty)
-        })?;
+        let (_, config) = self.ask("GET_CONFIG", |link| link.get_config(0, size, flags, &empty))?;
         Ok(config)
     }
 

@@ -71,7 +71,8 @@ impl Client {
         let data = part(DATA_AT, u64::from(PAGES) * 4096)?;
         // Present, so that no round pays for the first touch.
         for page in 0..PAGES {
-            data.write(u64::from(page) * 4096, &[1; BLOCK]).map_err(told)?;
+            data.write(u64::from(page) * 4096, &[1; BLOCK])
+                .map_err(told)?;
         }
         let pages = MEMORY / 4096;
         Ok(Self {
@@ -148,7 +149,8 @@ impl Client {
     /// Submits a request in slot `slot`, at a block that no other slot uses.
     fn send(&mut self, work: Work, slot: u32, expected: &mut Expected) -> Result<(), String> {
         let random = self.random.next().unwrap_or_default();
-        let [low, high] = [random, random >> 32].map(|half| u32::try_from(half & 0xffff_ffff).unwrap_or(0));
+        let [low, high] =
+            [random, random >> 32].map(|half| u32::try_from(half & 0xffff_ffff).unwrap_or(0));
         let block = low % (expected.blocks() / DEPTH) * DEPTH + slot;
         let page = high % (PAGES / DEPTH) * DEPTH + slot;
         let offset = u64::from(page) * 4096;

@@ -80,6 +80,8 @@ fn fill(block: u32, written: u32, into: &mut [u8; BLOCK]) {
     let seed = (u64::from(block) << 32 | u64::from(written)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let (words, _) = into.as_chunks_mut::<8>();
     for (word, n) in words.iter_mut().zip(0_u64..) {
-        *word = seed.wrapping_add(n.wrapping_mul(0x94d0_49bb_1331_11eb)).to_le_bytes();
+        *word = seed
+            .wrapping_add(n.wrapping_mul(0x94d0_49bb_1331_11eb))
+            .to_le_bytes();
     }
 }

@@ -240,7 +240,15 @@ pub fn tidemark(disk: &Path, cache: Cache, socket: &Path) -> Result<Server, Stri
 fn program(name: &str) -> Result<PathBuf, String> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "--package", "cli", "--bin", name])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            "cli",
+            "--bin",
+            name,
+        ])
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()

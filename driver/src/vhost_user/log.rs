@@ -51,12 +51,7 @@ impl Log {
         into.union_with(&self.before);
         self.before.clear();
         let len = self.bitmap.len();
-        Ok(harvest_into(
-            &self.bitmap,
-            len,
-            HarvestWidth::Word,
-            into,
-        )?)
+        Ok(harvest_into(&self.bitmap, len, HarvestWidth::Word, into)?)
     }
 }
 
