@@ -271,6 +271,31 @@ impl AdminQueue {
     }
 }
 
+/// A command's name, for messages; its number if it has none.
+pub(crate) fn command_name(code: u16) -> String {
+    let name = match code {
+        opcode::LIST_QUERY => "LIST_QUERY",
+        opcode::LIST_USE => "LIST_USE",
+        opcode::CAP_ID_LIST_QUERY => "CAP_ID_LIST_QUERY",
+        opcode::DEVICE_CAP_GET => "DEVICE_CAP_GET",
+        opcode::DRIVER_CAP_SET => "DRIVER_CAP_SET",
+        opcode::RESOURCE_OBJ_CREATE => "RESOURCE_OBJ_CREATE",
+        opcode::RESOURCE_OBJ_MODIFY => "RESOURCE_OBJ_MODIFY",
+        opcode::RESOURCE_OBJ_QUERY => "RESOURCE_OBJ_QUERY",
+        opcode::RESOURCE_OBJ_DESTROY => "RESOURCE_OBJ_DESTROY",
+        opcode::DEV_PARTS_METADATA_GET => "DEV_PARTS_METADATA_GET",
+        opcode::DEV_PARTS_GET => "DEV_PARTS_GET",
+        opcode::DEV_PARTS_SET => "DEV_PARTS_SET",
+        opcode::DEV_MODE_SET => "DEV_MODE_SET",
+        spec::records::CAP_QUERY => "WRITE_RECORD_CAP_QUERY",
+        spec::records::START => "WRITE_RECORD_START",
+        spec::records::STOP => "WRITE_RECORD_STOP",
+        spec::records::READ => "WRITE_RECORDS_READ",
+        _ => return format!("{code:#x}"),
+    };
+    name.to_owned()
+}
+
 /// A status in words, for messages.
 pub(crate) fn status_name(value: u16) -> &'static str {
     match value {

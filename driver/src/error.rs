@@ -164,7 +164,10 @@ pub enum DriverError {
         writable: u32,
     },
     /// The device does not have an administration command that is needed: an older one.
-    #[error("the device has no administration command {opcode:#x} for group {group}")]
+    #[error(
+        "the device has no administration command {command} for group {group}",
+        command = crate::admin::command_name(*opcode)
+    )]
     CommandMissing {
         /// Group type.
         group: u16,
@@ -173,7 +176,8 @@ pub enum DriverError {
     },
     /// The device refused an administration command. Nothing changed.
     #[error(
-        "command {opcode:#x} for member {member} of group {group} is refused: {status}, {qualifier}",
+        "{command} for member {member} of group {group} is refused: {status}, {qualifier}",
+        command = crate::admin::command_name(*opcode),
         group = subject.0,
         member = subject.1,
         status = crate::admin::status_name(*status),

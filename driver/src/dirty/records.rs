@@ -100,8 +100,12 @@ impl RecordsSource {
             let count = usize::try_from(answer.output & output::COUNT).unwrap_or(usize::MAX);
             for record in records.iter().take(count) {
                 let first = record.get() / PAGE_SIZE;
-                on.pending
-                    .insert_range(first..first.saturating_add(per_record));
+                if per_record == 1 {
+                    on.pending.insert(first);
+                } else {
+                    let end = first.saturating_add(per_record);
+                    on.pending.insert_range(first..end);
+                }
             }
             everything |= answer.output & output::OVERFLOW != 0;
             reads += 1;
