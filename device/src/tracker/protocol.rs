@@ -88,3 +88,33 @@ pub fn mark_fenced<W: MarkWord>(fenced: Fenced, word: &W, mask: u64) {
 pub fn mark<W: MarkWord>(word: &W, mask: u64) {
     word.or(mask);
 }
+
+/// The byte of a page that a recorder follows: the number of the turn it was last recorded in.
+pub trait TurnCell {
+    /// Relaxed load.
+    fn load(&self) -> u8;
+    /// Relaxed swap.
+    fn swap(&self, turn: u8) -> u8;
+}
+
+impl TurnCell for AtomicU8 {
+    #[inline(always)]
+    fn load(&self) -> u8 {
+        Self::load(self, Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn swap(&self, turn: u8) -> u8 {
+        Self::swap(self, turn, Ordering::Relaxed)
+    }
+}
+
+/// Takes a page for a turn: true for the one marker that is to record it.
+///
+/// Called while the door to guest memory is open for the burst that wrote the page; turns end while
+/// it is shut. That is all the order there is, and all that is needed: `vm/tests/loom_records.rs`
+/// has the proof.
+#[inline(always)]
+pub fn first_in_turn<C: TurnCell>(cell: &C, turn: u8) -> bool {
+    cell.load() != turn && cell.swap(turn) != turn
+}

@@ -13,6 +13,7 @@
 //! marker left out, because its page was recorded already in that turn, was stored before the door
 //! was shut. So neither marks nor records need an order of their own.
 
+use super::protocol::first_in_turn;
 use crossbeam_utils::CachePadded;
 use spec::Le64;
 use std::cell::Cell;
@@ -184,9 +185,7 @@ impl Recorder {
             };
             let pages = (iova >> self.shift)..=(iova.saturating_add(more) >> self.shift);
             self.each(pages, |page, cell| {
-                if cell.load(Ordering::Relaxed) == turn
-                    || cell.swap(turn, Ordering::Relaxed) == turn
-                {
+                if !first_in_turn(cell, turn) {
                     return;
                 }
                 let list = list.get_or_insert_with(|| self.my_shard());
