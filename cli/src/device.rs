@@ -1,7 +1,7 @@
 //! `tidemark device`: an emulated device in a process of its own.
 
 use ::device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
-use ::device::function::{FunctionConfig, PciFunction};
+use ::device::function::{AdminConfig, FunctionConfig, PciFunction};
 use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer, inherited};
 use ::device::tracker::Marking;
 use anyhow::{Context, Result, anyhow};
@@ -72,6 +72,9 @@ pub struct VfioUserArgs {
     /// Entries of each queue, a power of two up to 32768
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = queue_size)]
     queue_size: u16,
+    /// Administration queues, up to 8; RUST_LOG=device=debug shows their commands
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=8))]
+    admin_queues: u16,
     /// How the tracker marks a page that the device wrote
     #[arg(long, value_enum, default_value_t = MarkingArg::Bit)]
     marking: MarkingArg,
@@ -141,6 +144,12 @@ enum End {
 }
 
 fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
+    let queues = args.queues + args.admin_queues;
+    if queues > QUEUES_MAX {
+        return Err(Failure::Usage(format!(
+            "--queues and --admin-queues make {queues}: at most {QUEUES_MAX} together expected"
+        )));
+    }
     let sockets: Vec<_> = args
         .socket_path
         .iter()
@@ -244,6 +253,10 @@ impl Device {
                 MarkingArg::Bit => Marking::Bit,
                 MarkingArg::Byte => Marking::Byte,
                 MarkingArg::Off => Marking::Off,
+            },
+            admin: AdminConfig {
+                queues: args.admin_queues,
+                ..AdminConfig::default()
             },
             ..FunctionConfig::default()
         };
