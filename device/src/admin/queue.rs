@@ -137,7 +137,7 @@ fn write(mem: &DmaGuard<'_>, buffers: Vec<(u64, u32)>, answer: Result<Reply, Ref
         };
         // Memory went away between the two looks at it. WR-3: what did not arrive is not read.
         if written == HEADER && out == records.len() {
-            recorder.delivered(&taken);
+            recorder.delivered(taken);
         } else {
             recorder.put_back(taken);
         }

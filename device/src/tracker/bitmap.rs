@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "takes atomic views of the guest's bitmap")]
 
 use super::protocol::{self, Fenced, MarkWord};
-use super::records::Recorder;
+use super::records::{Recorder, mask};
 use super::window::Words;
 use super::{DirtyLog, Marking, TrackerConfig, TrackerStats, Window};
 use rangemap::RangeMap;
@@ -344,12 +344,6 @@ impl Bitmap {
 #[inline(always)]
 fn index(word: u64) -> usize {
     usize::try_from(word).unwrap_or(usize::MAX)
-}
-
-/// Bits `first` to `last` of the word that both lie in.
-#[inline(always)]
-fn mask(first: u64, last: u64) -> u64 {
-    (u64::MAX << (first % 64)) & (u64::MAX >> (63 - last % 64))
 }
 
 #[inline(always)]

@@ -89,32 +89,35 @@ pub fn mark<W: MarkWord>(word: &W, mask: u64) {
     word.or(mask);
 }
 
-/// The byte of a page that a recorder follows: the number of the turn it was last recorded in.
-pub trait TurnCell {
+/// A word of the bits by which a recorder knows what it has recorded in a turn.
+pub trait RecordWord {
     /// Relaxed load.
-    fn load(&self) -> u8;
-    /// Relaxed swap.
-    fn swap(&self, turn: u8) -> u8;
+    fn load(&self) -> u64;
+    /// Relaxed OR; what was there before.
+    fn fetch_or(&self, mask: u64) -> u64;
 }
 
-impl TurnCell for AtomicU8 {
+impl RecordWord for AtomicU64 {
     #[inline(always)]
-    fn load(&self) -> u8 {
+    fn load(&self) -> u64 {
         Self::load(self, Ordering::Relaxed)
     }
 
     #[inline(always)]
-    fn swap(&self, turn: u8) -> u8 {
-        Self::swap(self, turn, Ordering::Relaxed)
+    fn fetch_or(&self, mask: u64) -> u64 {
+        Self::fetch_or(self, mask, Ordering::Relaxed)
     }
 }
 
-/// Takes a page for a turn: true for the one marker that is to record it.
+/// Takes the pages of `mask` for this turn: those that this caller, and no other, is to record.
 ///
-/// Called while the door to guest memory is open for the burst that wrote the page; turns end while
-/// it is shut. That is all the order there is, and all that is needed: `vm/tests/loom_records.rs`
-/// has the proof.
+/// Called while the door to guest memory is open for the burst that wrote them; turns end while it
+/// is shut. That is all the order there is, and all that is needed: `vm/tests/loom_records.rs` has
+/// the proof.
 #[inline(always)]
-pub fn first_in_turn<C: TurnCell>(cell: &C, turn: u8) -> bool {
-    cell.load() != turn && cell.swap(turn) != turn
+pub fn first_in_turn<W: RecordWord>(word: &W, mask: u64) -> u64 {
+    if mask & !word.load() == 0 {
+        return 0;
+    }
+    mask & !word.fetch_or(mask)
 }

@@ -1,14 +1,14 @@
 //! Page-write recording: the addresses of written pages, for a driver that reads them by command
 //! (project rules throughout; see [`spec::records`]).
 //!
-//! A page is recorded once for each *turn*. Every page of the recorded ranges has a byte that holds
-//! the number of the turn in which it was last recorded, so a turn forgets all of them by counting
-//! on. A marker that finds the number of this turn is done after one load; one that does not swaps
-//! it in, and whoever swapped out another number pushes the record: onto the list of its thread's
+//! A page is recorded once for each *turn*. Every page of the recorded ranges has a bit that says
+//! that it was. A marker that finds it set is done after one load; one that does not sets it by a
+//! locked OR, and whoever was the one to set it pushes the record: onto the list of its thread's
 //! shard, so that queues that mark at the same time share nothing but the room that is left, of which
-//! a shard claims a stretch at a time.
+//! a shard claims a stretch at a time. There are two sets of bits: a turn ends by taking the other
+//! one, and the reader then clears the one that was left.
 //!
-//! A turn happens while the door to guest memory is shut ([`Dma::quiet`](crate::dma::Dma::quiet)):
+//! A turn ends while the door to guest memory is shut ([`Dma::quiet`](crate::dma::Dma::quiet)):
 //! no burst is under way. What was recorded before belongs to the pages as they are then, and what a
 //! marker left out, because its page was recorded already in that turn, was stored before the door
 //! was shut. So neither marks nor records need an order of their own.
@@ -18,16 +18,14 @@ use crossbeam_utils::CachePadded;
 use spec::Le64;
 use std::cell::Cell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use zerocopy::FromZeros;
 
-/// Most pages of one recorder's ranges: 1 TiB of 4 KiB pages. Each takes a byte once it is written.
+/// Most pages of one recorder's ranges: 1 TiB of 4 KiB pages, for which there are 64 MiB of bits.
 pub const PAGES_MAX: u64 = 1 << 28;
 /// Lists to push onto. More threads than this share.
 const SHARDS: usize = 16;
-/// The number of no turn: of pages that were never recorded.
-const NEVER: u8 = 0;
 
 /// What is recorded, and how much of it is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +63,7 @@ struct Part {
     /// Its pages.
     first: u64,
     end: u64,
-    /// Where their bytes begin.
+    /// Where the word of its first page is.
     base: usize,
 }
 
@@ -81,6 +79,10 @@ struct Shard {
 struct Waiting {
     /// Records of former turns.
     lists: Vec<Vec<Le64>>,
+    /// So many of the lists are of the turn that ended last, whose bits are still set.
+    unswept: usize,
+    /// In that turn bits were set for which there is no record.
+    lost: bool,
     /// Empty lists, for their memory.
     spare: Vec<Vec<Le64>>,
     overflow: bool,
@@ -92,8 +94,10 @@ pub struct Recorder {
     shift: u32,
     /// In ascending order.
     parts: Vec<Part>,
-    turns: Vec<AtomicU8>,
-    turn: AtomicU8,
+    /// The bits of this turn and of the other, by turn.
+    bits: [Vec<AtomicU64>; 2],
+    /// 0 or 1.
+    turn: AtomicUsize,
     shards: Vec<CachePadded<Mutex<Shard>>>,
     /// Records that no shard has claimed.
     room: CachePadded<AtomicU64>,
@@ -122,6 +126,21 @@ fn shard() -> usize {
     })
 }
 
+impl Part {
+    /// Where word `word` of all pages is.
+    #[inline(always)]
+    fn index(&self, word: u64) -> Option<usize> {
+        let offset = word.checked_sub(self.first / 64)?;
+        self.base.checked_add(usize::try_from(offset).ok()?)
+    }
+}
+
+/// Bits `first` to `last` of the word that both lie in.
+#[inline(always)]
+pub(super) fn mask(first: u64, last: u64) -> u64 {
+    (u64::MAX << (first % 64)) & (u64::MAX >> (63 - last % 64))
+}
+
 impl Recorder {
     /// A recorder with nothing recorded. The ranges have been judged.
     ///
@@ -133,29 +152,34 @@ impl Recorder {
         ranges.sort_by_key(|range| range.start);
         let mut parts = Vec::with_capacity(ranges.len());
         let mut pages = 0_u64;
+        let mut words = 0;
         for range in ranges {
             let (first, end) = (
                 range.start >> config.page_shift,
                 range.end >> config.page_shift,
             );
-            let base = usize::try_from(pages).map_err(|_| TooMuch { pages })?;
-            parts.push(Part { first, end, base });
             pages = pages.saturating_add(end.saturating_sub(first));
+            if pages > PAGES_MAX || end <= first {
+                return Err(TooMuch { pages });
+            }
+            parts.push(Part {
+                first,
+                end,
+                base: words,
+            });
+            let here = (end - 1) / 64 - first / 64 + 1;
+            words += usize::try_from(here).map_err(|_| TooMuch { pages })?;
         }
-        let bytes = usize::try_from(pages)
-            .ok()
-            .filter(|_| pages <= PAGES_MAX)
-            .ok_or(TooMuch { pages })?;
-        // Zeroed by the system as it is touched.
-        let turns = AtomicU8::new_vec_zeroed(bytes).map_err(|_| TooMuch { pages })?;
+        // Zeroed by the system as they are touched.
+        let bits = || AtomicU64::new_vec_zeroed(words).map_err(|_| TooMuch { pages });
         let stretch = (u64::from(config.capacity) / 64).clamp(1, 4096);
         // Whatever the other shards keep claimed, the capacity can be recorded by one of them.
         let kept = (stretch - 1) * u64::try_from(SHARDS).unwrap_or(u64::MAX);
         Ok(Self {
             shift: config.page_shift,
             parts,
-            turns,
-            turn: AtomicU8::new(NEVER + 1),
+            bits: [bits()?, bits()?],
+            turn: AtomicUsize::new(0),
             shards: (0..SHARDS).map(|_| CachePadded::default()).collect(),
             room: CachePadded::new(AtomicU64::new(u64::from(config.capacity) + kept)),
             stretch,
@@ -177,53 +201,60 @@ impl Recorder {
 
     /// Records writes, as address and bytes: all data has been stored, and the door is still open.
     pub fn mark(&self, writes: &[(u64, u64)]) {
-        let turn = self.turn.load(Ordering::Relaxed);
+        let Some(bits) = self.bits.get(self.turn.load(Ordering::Relaxed)) else {
+            return;
+        };
         let mut list: Option<MutexGuard<'_, Shard>> = None;
         for &(iova, len) in writes {
             let Some(more) = len.checked_sub(1) else {
                 continue;
             };
-            let pages = (iova >> self.shift)..=(iova.saturating_add(more) >> self.shift);
-            self.each(pages, |page, cell| {
-                if !first_in_turn(cell, turn) {
-                    return;
-                }
-                let list = list.get_or_insert_with(|| self.my_shard());
-                if list.claimed == 0 {
-                    list.claimed = self.claim();
-                }
-                match list.claimed.checked_sub(1) {
-                    Some(left) => {
-                        list.claimed = left;
-                        list.records.push(Le64::new(page << self.shift));
+            let (first, last) = (iova >> self.shift, iova.saturating_add(more) >> self.shift);
+            for part in self.overlapping(first, last) {
+                let (low, high) = (first.max(part.first), last.min(part.end - 1));
+                for word in low / 64..=high / 64 {
+                    let Some(cell) = part.index(word).and_then(|index| bits.get(index)) else {
+                        continue;
+                    };
+                    let mask = mask(low.max(word * 64), high.min(word * 64 + 63));
+                    let new = first_in_turn(cell, mask);
+                    if new != 0 {
+                        let list = list.get_or_insert_with(|| self.my_shard());
+                        self.push(list, word, new);
                     }
-                    None => self.lost.store(true, Ordering::Relaxed),
                 }
-            });
+            }
         }
     }
 
-    /// The recorded pages among `pages`, with their bytes.
+    /// Records the pages of a word.
     #[inline]
-    fn each(&self, pages: std::ops::RangeInclusive<u64>, mut visit: impl FnMut(u64, &AtomicU8)) {
-        let (first, last) = pages.into_inner();
+    fn push(&self, list: &mut Shard, word: u64, mut pages: u64) {
+        while pages != 0 {
+            let page = word * 64 + u64::from(pages.trailing_zeros());
+            pages &= pages - 1;
+            if list.claimed == 0 {
+                list.claimed = self.claim();
+            }
+            match list.claimed.checked_sub(1) {
+                Some(left) => {
+                    list.claimed = left;
+                    list.records.push(Le64::new(page << self.shift));
+                }
+                None => self.lost.store(true, Ordering::Relaxed),
+            }
+        }
+    }
+
+    /// The parts that hold pages of these.
+    #[inline]
+    fn overlapping(&self, first: u64, last: u64) -> impl Iterator<Item = &Part> {
         let from = match self.parts.first() {
             Some(part) if part.end > first => 0,
             _ => self.parts.partition_point(|part| part.end <= first),
         };
-        for part in self.parts.iter().skip(from) {
-            if part.first > last {
-                return;
-            }
-            let (low, high) = (first.max(part.first), last.min(part.end - 1));
-            let Ok(offset) = usize::try_from(low - part.first) else {
-                return;
-            };
-            let cells = self.turns.iter().skip(part.base + offset);
-            for (page, cell) in (low..=high).zip(cells) {
-                visit(page, cell);
-            }
-        }
+        let parts = self.parts.get(from..).unwrap_or_default();
+        parts.iter().take_while(move |part| part.first <= last)
     }
 
     fn my_shard(&self) -> MutexGuard<'_, Shard> {
@@ -246,25 +277,50 @@ impl Recorder {
     /// No marker is at work.
     pub fn turn(&self) {
         let mut waiting = lock(&self.waiting);
+        // Nearly always done before, by the read that the last turn was ended for.
+        self.sweep(&mut waiting);
         for shard in &self.shards {
             let mut shard = lock(shard);
             if !shard.records.is_empty() {
                 let spare = waiting.spare.pop().unwrap_or_default();
                 let full = std::mem::replace(&mut shard.records, spare);
                 waiting.lists.push(full);
+                waiting.unswept += 1;
             }
         }
-        waiting.overflow |= self.lost.swap(false, Ordering::Relaxed);
-        let next = self.turn.load(Ordering::Relaxed).wrapping_add(1);
-        if next == NEVER {
-            // The numbers begin anew: no page may hold one of the last time round.
-            for cell in &self.turns {
-                if cell.load(Ordering::Relaxed) != NEVER {
-                    cell.store(NEVER, Ordering::Relaxed);
+        waiting.lost = self.lost.swap(false, Ordering::Relaxed);
+        waiting.overflow |= waiting.lost;
+        self.turn.fetch_xor(1, Ordering::Relaxed);
+    }
+
+    /// Clears the bits of the turn that ended last, by its lists: before any of them is touched.
+    fn sweep(&self, waiting: &mut Waiting) {
+        let unswept = std::mem::take(&mut waiting.unswept);
+        let lost = std::mem::take(&mut waiting.lost);
+        // No marker is at these, and none will be before the door has been shut again.
+        let Some(bits) = self.bits.get(1 - self.turn.load(Ordering::Relaxed)) else {
+            return;
+        };
+        let from = waiting.lists.len().saturating_sub(unswept);
+        let lists = waiting.lists.get(from..).unwrap_or_default();
+        let records: usize = lists.iter().map(Vec::len).sum();
+        // What was lost has left its bits and nothing else. Many records are cleared all at once.
+        if lost || records > bits.len() {
+            for word in bits {
+                if word.load(Ordering::Relaxed) != 0 {
+                    word.store(0, Ordering::Relaxed);
                 }
             }
+            return;
         }
-        self.turn.store(next.max(NEVER + 1), Ordering::Relaxed);
+        for record in lists.iter().flatten() {
+            let page = record.get() >> self.shift;
+            let part = self.overlapping(page, page).next();
+            let index = part.and_then(|part| part.index(page / 64));
+            if let Some(word) = index.and_then(|index| bits.get(index)) {
+                word.store(0, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Takes at most `most` records of pages within `range`. `turn` is called once at most, when
@@ -297,6 +353,7 @@ impl Recorder {
     /// Moves what waits; true if nothing of the range is left.
     fn take_waiting(&self, range: &Range<u64>, most: usize, into: &mut Vec<Le64>) -> bool {
         let mut waiting = lock(&self.waiting);
+        self.sweep(&mut waiting);
         let all = self
             .parts
             .first()
@@ -309,6 +366,10 @@ impl Recorder {
         let mut done = true;
         while let Some(mut list) = waiting.lists.pop() {
             let room = most - into.len();
+            if all && into.is_empty() && list.len() <= room {
+                *into = list;
+                continue;
+            }
             if all {
                 let from = list.len().saturating_sub(room);
                 into.extend_from_slice(&list[from..]);
@@ -340,15 +401,18 @@ impl Recorder {
     }
 
     /// Records that were taken have reached the driver: their room is free again.
-    pub fn delivered(&self, taken: &Taken) {
+    pub fn delivered(&self, mut taken: Taken) {
         let records = u64::try_from(taken.records.len()).unwrap_or(u64::MAX);
         self.room.fetch_add(records, Ordering::Relaxed);
+        taken.records.clear();
+        lock(&self.waiting).spare.push(taken.records);
     }
 
     /// Records that were taken have not reached the driver: the next read finds them, and the
     /// overflow.
     pub fn put_back(&self, taken: Taken) {
         let mut waiting = lock(&self.waiting);
+        self.sweep(&mut waiting);
         waiting.overflow |= taken.overflow;
         if !taken.records.is_empty() {
             waiting.lists.push(taken.records);

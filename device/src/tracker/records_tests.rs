@@ -19,10 +19,11 @@ fn drain(recorder: &Recorder, most: usize) -> (Vec<u64>, bool) {
     loop {
         let taken = recorder.take(&ALL, most, || recorder.turn());
         assert!(taken.records.len() <= most);
-        recorder.delivered(&taken);
         all.extend(taken.records.iter().map(|record| record.get() >> 12));
         overflow |= taken.overflow;
-        if !taken.more {
+        let more = taken.more;
+        recorder.delivered(taken);
+        if !more {
             all.sort_unstable();
             return (all, overflow);
         }
@@ -50,11 +51,11 @@ fn a_read_that_is_full_says_that_there_may_be_more() {
     recorder.mark(&[(0, 0x3000)]);
     let taken = recorder.take(&ALL, 2, || recorder.turn());
     assert_eq!((taken.records.len(), taken.more), (2, true), "one is left");
-    recorder.delivered(&taken);
+    recorder.delivered(taken);
     let taken = recorder.take(&ALL, 1, || recorder.turn());
     let looked = (taken.records.len(), taken.more);
     assert_eq!(looked, (1, true), "nobody has looked for newer ones");
-    recorder.delivered(&taken);
+    recorder.delivered(taken);
     let taken = recorder.take(&ALL, 2, || recorder.turn());
     assert_eq!((taken.records.len(), taken.more), (0, false));
     // What comes between two reads is seen by the second, whatever the first left.
@@ -106,10 +107,10 @@ fn a_part_of_the_ranges_leaves_the_others() {
     recorder.mark(&[(0, 8 << 12)]);
     let taken = recorder.take(&(0x2000..0x5000), 2, || recorder.turn());
     assert_eq!((taken.records.len(), taken.more), (2, true));
-    recorder.delivered(&taken);
+    recorder.delivered(taken);
     let taken = recorder.take(&(0x2000..0x5000), 9, || recorder.turn());
     assert_eq!((taken.records.len(), taken.more), (1, false));
-    recorder.delivered(&taken);
+    recorder.delivered(taken);
     assert_eq!(drain(&recorder, 100).0, [0, 1, 5, 6, 7]);
 }
 
@@ -174,9 +175,9 @@ fn sixteen_markers_lose_nothing() {
             .collect();
         while !markers.iter().all(|marker| marker.is_finished()) {
             let taken = recorder.take(&ALL, 1000, turn);
-            recorder.delivered(&taken);
             assert!(!taken.overflow);
             found.extend(taken.records.iter().map(|record| record.get() >> 12));
+            recorder.delivered(taken);
         }
     });
     found.extend(drain(&recorder, 1000).0);
