@@ -141,6 +141,10 @@ fn moves<const ORS: bool>(door: Door, queues: u64) -> impl Fn() + Sync + Send {
             .collect();
         let mut copy = 0;
         guest.round(door, &mut copy);
+        if matches!(door, Door::SweptLate) {
+            // The same bits again.
+            guest.round(door, &mut copy);
+        }
         for writer in writers {
             writer.join().unwrap();
         }

@@ -210,6 +210,19 @@ impl Recorder {
                 continue;
             };
             let (first, last) = (iova >> self.shift, iova.saturating_add(more) >> self.shift);
+            // What lies in one word of one part is nearly all there is.
+            if first / 64 == last / 64
+                && let Some(part) = self.part(first)
+                && last < part.end
+                && let Some(cell) = part.index(first / 64).and_then(|index| bits.get(index))
+            {
+                let new = first_in_turn(cell, mask(first, last));
+                if new != 0 {
+                    let list = list.get_or_insert_with(|| self.my_shard());
+                    self.push(list, first / 64, new);
+                }
+                continue;
+            }
             for part in self.overlapping(first, last) {
                 let (low, high) = (first.max(part.first), last.min(part.end - 1));
                 for word in low / 64..=high / 64 {
@@ -225,6 +238,16 @@ impl Recorder {
                 }
             }
         }
+    }
+
+    /// The part that a page lies in.
+    #[inline(always)]
+    fn part(&self, page: u64) -> Option<&Part> {
+        let part = match self.parts.as_slice() {
+            [part] => part,
+            parts => parts.get(parts.partition_point(|part| part.end <= page))?,
+        };
+        (part.first <= page && page < part.end).then_some(part)
     }
 
     /// Records the pages of a word.
@@ -315,7 +338,7 @@ impl Recorder {
         }
         for record in lists.iter().flatten() {
             let page = record.get() >> self.shift;
-            let part = self.overlapping(page, page).next();
+            let part = self.part(page);
             let index = part.and_then(|part| part.index(page / 64));
             if let Some(word) = index.and_then(|index| bits.get(index)) {
                 word.store(0, Ordering::Relaxed);
