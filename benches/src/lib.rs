@@ -10,4 +10,4 @@ pub mod memory;
 pub mod rounds;
 
 pub use line::{Bound, Line, Mode, finish, wanted};
-pub use rounds::{Ratio, interleave, settle};
+pub use rounds::{Ratio, interleave, interleave_until, settle};

@@ -24,6 +24,22 @@ pub enum Command {
     Receive(ReceiveArgs),
     /// Serves an emulated device to a VMM.
     Device(crate::device::DeviceArgs),
+    /// Says what a device is: its features, structures, queues and tracker.
+    Probe(crate::exercise::TargetArgs),
+    /// Reads a block device into pages of its own, and harvests what it marks meanwhile.
+    ///
+    /// By its own account: what memory says is for somebody outside to compare (--handshake).
+    Track(crate::exercise::TrackArgs),
+    /// Suspends a block device whose queues are full, and lets it go on.
+    Suspend(crate::exercise::SuspendArgs),
+    /// Suspends a block device and shows the state of its queues.
+    QueueState(crate::exercise::QueueStateArgs),
+    /// Stands between a VMM and a device, and moves the device to another server under its guest.
+    Mediate(crate::mediate::MediateArgs),
+    /// Works on a disk, knows what every sector must hold, and reads all of it back.
+    ///
+    /// For a disk inside a guest, while the device behind it is moved, killed or replaced.
+    Journal(crate::journal::JournalArgs),
 }
 
 /// Where the other side is.

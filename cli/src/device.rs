@@ -1,8 +1,11 @@
 //! `tidemark device`: an emulated device in a process of its own.
 
+use crate::slow_disk;
 use ::device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
-use ::device::function::{AdminConfig, FunctionConfig, PciFunction};
-use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer, inherited};
+use ::device::function::{AdminConfig, FunctionConfig, Pasid, PciFunction};
+use ::device::queue::{InflightShape, InflightTable};
+use ::device::serve::socket::inherited;
+use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer};
 use ::device::tracker::Marking;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
@@ -60,6 +63,11 @@ pub struct VfioUserArgs {
     /// Go on when a client has disconnected, and serve the next one
     #[arg(long)]
     keep: bool,
+    /// Note in FILE which requests are in flight, for `tidemark mediate move` after this process was
+    /// killed; one for each device. A table that is there already is kept: start the server that
+    /// takes over with the killed one's FILE, --queues and --queue-size
+    #[arg(long, value_name = "FILE")]
+    inflight: Vec<PathBuf>,
     /// Write every DMA map and unmap to FILE as a JSON line; one for each device
     #[arg(long, value_name = "FILE")]
     dma_log: Vec<PathBuf>,
@@ -75,9 +83,15 @@ pub struct VfioUserArgs {
     /// Administration queues, up to 8; RUST_LOG=device=debug shows their commands
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=8))]
     admin_queues: u16,
+    /// Announce the PASID extended capability of PCI Express
+    #[arg(long)]
+    pasid: bool,
     /// How the tracker marks a page that the device wrote
     #[arg(long, value_enum, default_value_t = MarkingArg::Bit)]
     marking: MarkingArg,
+    /// Let every read and write of the disk take at least so many milliseconds: for tests
+    #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
+    slow_disk: u64,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -156,12 +170,12 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
         .map(|path| Socket::Path(path))
         .chain(args.fd.iter().copied().map(Socket::Fd))
         .collect();
-    for (what, count) in [
-        ("--disk", args.disk.len()),
-        ("--dma-log", args.dma_log.len()),
+    for (what, count, needed) in [
+        ("--disk", args.disk.len(), true),
+        ("--inflight", args.inflight.len(), false),
+        ("--dma-log", args.dma_log.len(), false),
     ] {
-        let left_out = what == "--dma-log" && count == 0;
-        if count != sockets.len() && !left_out {
+        if count != sockets.len() && (needed || count != 0) {
             return Err(Failure::Usage(format!(
                 "{} sockets and {count} times {what}: one for each device was expected",
                 sockets.len()
@@ -180,8 +194,7 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
     });
     let mut devices = Vec::new();
     for (index, (disk, socket)) in args.disk.iter().zip(sockets).enumerate() {
-        let log = args.dma_log.get(index);
-        devices.push(Some(Device::open(args, disk, log, socket)?));
+        devices.push(Some(Device::open(args, index, disk, socket)?));
     }
     for (index, device) in devices.iter().flatten().enumerate() {
         device.serve(index, args.keep, ends.clone());
@@ -224,8 +237,8 @@ struct Device {
 impl Device {
     fn open(
         args: &VfioUserArgs,
+        index: usize,
         path: &Path,
-        log: Option<&PathBuf>,
         socket: Socket<'_>,
     ) -> Result<Self, Failure> {
         let file = OpenOptions::new()
@@ -244,7 +257,8 @@ impl Device {
             read_only: args.read_only,
             ..BlkOptions::default()
         };
-        let blk = BlkDevice::open(file, options).with_context(|| path.display().to_string())?;
+        let blk = slow_disk::open(file, options, args.slow_disk);
+        let blk = blk.with_context(|| path.display().to_string())?;
         let config = FunctionConfig {
             // A VMM gives the device what the platform gives it, translated where there is a
             // vIOMMU; without one the addresses are the same, and so it is always offered.
@@ -258,10 +272,22 @@ impl Device {
                 queues: args.admin_queues,
                 ..AdminConfig::default()
             },
+            pasid: match args.pasid {
+                true => Pasid::Disabled,
+                false => Pasid::Absent,
+            },
             ..FunctionConfig::default()
         };
-        let function = PciFunction::new(config, Arc::clone(&blk) as _);
-        let log = log
+        let shape = InflightShape {
+            queues: args.queues,
+            queue_size: args.queue_size,
+        };
+        let inflight = args.inflight.get(index);
+        let inflight = inflight.map(|path| table(path, shape)).transpose()?;
+        let function = PciFunction::with_inflight(config, Arc::clone(&blk) as _, inflight);
+        let log = args
+            .dma_log
+            .get(index)
             .map(|path| {
                 DmaLog::create(path).with_context(|| format!("cannot write {}", path.display()))
             })
@@ -271,6 +297,8 @@ impl Device {
             Socket::Path(path) => VfioUserServer::bind(path, Arc::clone(&served) as _)
                 .inspect(|_| eprintln!("tidemark: listening on {}", path.display())),
             Socket::Fd(fd) => inherited(fd)
+                .and_then(|socket| socket.listening(fd))
+                .map_err(ServeError::from)
                 .map(|listener| VfioUserServer::on(listener, Arc::clone(&served) as _))
                 .inspect(|_| eprintln!("tidemark: listening on descriptor {fd}")),
         };
@@ -352,4 +380,29 @@ impl Device {
         writeln!(out, "{report}")?;
         out.flush()
     }
+}
+
+/// The in-flight table in a file: the one that is there, or a new one.
+fn table(path: &Path, shape: InflightShape) -> Result<Arc<InflightTable>> {
+    let shown = path.display();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("cannot use the in-flight table {shown}"))?;
+    let size = file.metadata().context("cannot tell its size")?.len();
+    let table = match size {
+        0 => InflightTable::create(&file, shape),
+        _ if size == shape.bytes() => InflightTable::open(&file, 0, size, shape),
+        _ => {
+            let InflightShape { queues, queue_size } = shape;
+            return Err(anyhow!(
+                "the in-flight table {shown} is not one for {queues} queues of {queue_size} \
+                 entries; give the --queues and --queue-size that it was made with, or another file"
+            ));
+        }
+    };
+    table.with_context(|| shown.to_string())
 }

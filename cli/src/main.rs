@@ -4,11 +4,15 @@
 
 mod args;
 mod device;
+mod exercise;
 mod exit;
+mod journal;
+mod mediate;
 mod migrate;
 mod progress;
 mod receive;
 mod size;
+mod slow_disk;
 mod summary;
 
 use args::{Cli, Command};
@@ -24,7 +28,13 @@ fn main() -> ExitCode {
         .init();
     match cli.command {
         Command::Device(args) => device::run(args),
+        Command::Journal(args) => exit::report(journal::run(&args)),
+        Command::Mediate(args) => exit::report(mediate::run(args)),
         Command::Migrate(args) => exit::report(migrate::run(&args)),
+        Command::Probe(args) => exit::report(exercise::probe(&args)),
+        Command::QueueState(args) => exit::report(exercise::queue_state(&args)),
         Command::Receive(args) => exit::report(receive::run(&args)),
+        Command::Suspend(args) => exit::report(exercise::suspend(&args)),
+        Command::Track(args) => exit::report(exercise::track(&args)),
     }
 }

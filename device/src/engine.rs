@@ -6,7 +6,7 @@
 
 use crate::dma::{Dma, DmaGuard};
 use crate::pool::{Pool, Task};
-use crate::queue::{InflightQueue, QueueConfig, Virtqueue};
+use crate::queue::{Gate, InflightQueue, QueueConfig, Virtqueue};
 use crate::virtio::{Progress, QueueError, VirtioDevice};
 use spec::queue_state::QueueState;
 use std::fmt::Debug;
@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What workers report. Called on a worker, or on the caller of [`Engine::stop`] for a queue that
-/// no worker is at; no engine lock and no [`DmaGuard`](crate::dma::DmaGuard) is held during a call.
+/// no worker is at; no engine lock and no [`DmaGuard`] is held during a call.
 ///
 /// For one queue the calls come one after the other: what a run reports comes before its
 /// `queue_stopped`.
@@ -99,6 +99,24 @@ impl Engine {
         })
     }
 
+    /// Starts a queue with a table of what is in flight, as [`Virtqueue::start_from`] has it. One
+    /// that takes chains over stops only when those are used.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Engine::start`], and if the table cannot be this ring's.
+    pub fn start_from(
+        &self,
+        index: u16,
+        config: QueueConfig,
+        inflight: InflightQueue,
+    ) -> Result<(), QueueError> {
+        self.start_with(index, config, |mem| {
+            Virtqueue::start_from(config, inflight, mem)
+        })?;
+        Ok(())
+    }
+
     fn start_with(
         &self,
         index: u16,
@@ -128,6 +146,7 @@ impl Engine {
                 return Err(not("it has not stopped"));
             }
             inner.snapshot = Some(queue.state());
+            inner.gate = queue.gate();
             inner.phase = Phase::Scheduled { queue, stop: false };
         }
         self.pool.schedule(slot.clone());
@@ -192,6 +211,8 @@ struct Slot {
 struct Inner {
     phase: Phase,
     snapshot: Option<QueueState>,
+    /// Of the queue that was started last.
+    gate: Gate,
 }
 
 #[derive(Debug, Default)]
@@ -246,10 +267,12 @@ impl Slot {
                 Phase::Stopped => return false,
                 Phase::Running { kicked, .. } => {
                     inner.phase = Phase::Running { kicked, stop: true };
+                    inner.gate.close();
                     return true;
                 }
                 Phase::Scheduled { queue, .. } if queue.inherited() != 0 => {
                     inner.phase = Phase::Scheduled { queue, stop: true };
+                    inner.gate.close();
                     return true;
                 }
                 Phase::Idle(queue) | Phase::Scheduled { queue, .. } | Phase::Broken(queue) => {
@@ -264,8 +287,9 @@ impl Slot {
     }
 
     /// One step of the device's work, with everything that may go wrong as a value.
-    fn step(&self, queue: &mut Virtqueue, notify: &mut bool) -> Result<Progress, QueueError> {
-        let work = || self.device.process(self.index, queue, &self.dma, notify);
+    fn step(&self, queue: &mut Virtqueue) -> Result<Progress, QueueError> {
+        let mut used = || self.events.queue_used(self.index);
+        let work = || self.device.process(self.index, queue, &self.dma, &mut used);
         // A worker that dies takes the queue's state along, and whoever suspends the device waits
         // for ever: a defect of a device type breaks its queue instead.
         let progress = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
@@ -274,7 +298,9 @@ impl Slot {
             ))
         })?;
         // For the device that has nothing to push and so asks for no notification itself.
-        *notify |= queue.needs_notification(&self.dma.enter())?;
+        if queue.needs_notification(&self.dma.enter())? {
+            used();
+        }
         Ok(progress)
     }
 }
@@ -284,15 +310,12 @@ impl Task for Slot {
         let mut queue = {
             let mut inner = self.lock();
             match mem::take(&mut inner.phase) {
-                Phase::Scheduled { mut queue, stop } => {
+                Phase::Scheduled { queue, stop } => {
                     inner.snapshot = Some(queue.state());
                     inner.phase = Phase::Running {
                         kicked: false,
                         stop,
                     };
-                    if stop {
-                        queue.drain();
-                    }
                     queue
                 }
                 other => {
@@ -302,13 +325,9 @@ impl Task for Slot {
             }
         };
 
-        let mut notify = false;
-        let result = self.step(&mut queue, &mut notify);
-        // Reported before the phase changes: once it has, a stop may be answered on another thread.
-        if notify {
-            self.events.queue_used(self.index);
-        }
-        let progress = match result {
+        // All is reported before the phase changes: once it has, a stop may be answered on another
+        // thread.
+        let progress = match self.step(&mut queue) {
             Ok(progress) => Some(progress),
             Err(error) => {
                 tracing::warn!(queue = self.index, %error, "queue broken");

@@ -75,11 +75,15 @@ impl VirtioDevice for Device {
         index: u16,
         queue: &mut Virtqueue,
         dma: &Dma,
-        notify: &mut bool,
+        notify: &mut dyn FnMut(),
     ) -> Result<Progress, QueueError> {
         let inside = &self.inside[usize::from(index)];
         assert!(!inside.swap(true, Ordering::AcqRel), "two workers at once");
-        let progress = self.step(index, queue, dma, notify);
+        let mut used = false;
+        let progress = self.step(index, queue, dma, &mut used);
+        if used {
+            notify();
+        }
         inside.store(false, Ordering::Release);
         progress
     }
@@ -91,7 +95,7 @@ impl Device {
         index: u16,
         queue: &mut Virtqueue,
         dma: &Dma,
-        notify: &mut bool,
+        used: &mut bool,
     ) -> Result<Progress, QueueError> {
         let chain = queue.pop(&dma.enter())?;
         // An empty queue is given up before the gate: what is offered there is the engine's to see.
@@ -105,7 +109,7 @@ impl Device {
             let mem = dma.enter();
             queue.push(&mem, chain.head, 0)?;
             self.done.fetch_add(1, Ordering::Relaxed);
-            *notify |= queue.needs_notification(&mem)?;
+            *used |= queue.needs_notification(&mem)?;
         }
         Ok(if idle { Progress::Idle } else { Progress::More })
     }

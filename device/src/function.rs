@@ -8,6 +8,7 @@ use crate::admin::{Admin, carry};
 pub use crate::admin::{AdminConfig, OwnerError};
 use crate::dma::Dma;
 use crate::engine::Engine;
+use crate::queue::InflightTable;
 use crate::queue::QueueConfig;
 use crate::status::State;
 use crate::tracker::{Marking, TrackerConfig};
@@ -122,7 +123,7 @@ impl PciFunction {
     ///
     /// It has at most 64 queues, administration queues included, whatever the device type says.
     pub fn new(config: FunctionConfig, device: Arc<dyn VirtioDevice>) -> Arc<Self> {
-        Self::build(config, device, Vec::new())
+        Self::with_inflight(config, device, None)
     }
 
     /// A function that owns others: it has the SR-IOV capability, and `members` are its virtual
@@ -144,7 +145,7 @@ impl PciFunction {
         if members.is_empty() || members.len() > Admin::MEMBERS_MAX {
             return Err(OwnerError::Members(members.len()));
         }
-        let owner = Self::build(config, device, members.clone());
+        let owner = Self::build(config, device, members.clone(), None);
         if let Some(admin) = &owner.core.admin {
             for (number, member) in (1..).zip(&members) {
                 let taken = member.core.owner.set(Arc::downgrade(admin));
@@ -154,10 +155,27 @@ impl PciFunction {
         Ok(owner)
     }
 
+    /// A function that notes in a table what its queues have in flight. Queues that the table has
+    /// no part for are not noted.
+    ///
+    /// A queue that starts with nothing between its available and its used state clears its part. So
+    /// a suspend leaves an empty table, and what a life left that was cut short is never taken for
+    /// a later one's. A queue that starts with n buffers between them goes on where a device was
+    /// killed: it carries out the n requests that the table names, and then what is available
+    /// (project rule). A table that names more or fewer is refused, with DEVICE_NEEDS_RESET.
+    pub fn with_inflight(
+        config: FunctionConfig,
+        device: Arc<dyn VirtioDevice>,
+        inflight: Option<Arc<InflightTable>>,
+    ) -> Arc<Self> {
+        Self::build(config, device, Vec::new(), inflight)
+    }
+
     fn build(
         config: FunctionConfig,
         device: Arc<dyn VirtioDevice>,
         members: Vec<Arc<Self>>,
+        inflight: Option<Arc<InflightTable>>,
     ) -> Arc<Self> {
         let dma = Arc::new(Dma::new());
         let admin = Admin::new(config.admin, device.num_queues(), members, &dma);
@@ -170,6 +188,7 @@ impl PciFunction {
             Box::new(Real {
                 engine,
                 dma: Arc::clone(&dma),
+                inflight,
             })
         });
         if let Some(admin) = &admin {
@@ -245,11 +264,15 @@ impl PciFunction {
 struct Real {
     engine: Engine,
     dma: Arc<Dma>,
+    inflight: Option<Arc<InflightTable>>,
 }
 
 impl Machinery for Real {
     fn start(&self, index: u16, config: QueueConfig) -> Result<(), QueueError> {
-        self.engine.start(index, config)
+        match self.inflight.as_ref().and_then(|table| table.queue(index)) {
+            Some(part) => self.engine.start_from(index, config, part),
+            None => self.engine.start(index, config),
+        }
     }
     fn kick(&self, index: u16) {
         self.engine.kick(index);

@@ -115,7 +115,24 @@ impl VirtioDevice for RngDevice {
         _index: u16,
         queue: &mut Virtqueue,
         dma: &Dma,
-        notify: &mut bool,
+        notify: &mut dyn FnMut(),
+    ) -> Result<Progress, QueueError> {
+        let mut used = false;
+        let progress = self.step(queue, dma, &mut used);
+        if used {
+            notify();
+        }
+        progress
+    }
+}
+
+impl RngDevice {
+    /// One step; sets `used` if the driver is to be told.
+    fn step(
+        &self,
+        queue: &mut Virtqueue,
+        dma: &Dma,
+        used: &mut bool,
     ) -> Result<Progress, QueueError> {
         let mut chains = Vec::new();
         let mut end = Ok(None);
@@ -152,23 +169,23 @@ impl VirtioDevice for RngDevice {
         let mem = dma.enter();
         let mut rest = entropy.as_slice();
         let mut burst = mem.burst();
-        let mut used = Vec::with_capacity(chains.len());
+        let mut filled = Vec::with_capacity(chains.len());
         for chain in chains {
             let len = wanted(chain.writable_len()).min(rest.len());
             let (now, later) = rest.split_at(len);
             rest = later;
             let written = Cursor::new(chain.writable).write(&mut burst, now);
-            used.push((chain.head, u32::try_from(written).unwrap_or(0)));
+            filled.push((chain.head, u32::try_from(written).unwrap_or(0)));
         }
         burst.commit();
         let mut pushed = Ok(());
-        for (head, len) in used {
+        for (head, len) in filled {
             pushed = queue.push(&mem, head, len);
             if pushed.is_err() {
                 break;
             }
         }
-        *notify |= queue.needs_notification(&mem)?;
+        *used |= queue.needs_notification(&mem)?;
         pushed?;
         match end? {
             Some(Progress::Idle) if !queue.enable_notification(&mem)? => Ok(Progress::Idle),

@@ -72,10 +72,11 @@ pub trait VirtioDevice: Send + Sync + Debug {
     /// Back to the state after power-on. No queue is running.
     fn reset(&self);
     /// Does a bounded amount of the work that waits in queue `index`: pops, carries out, pushes,
-    /// in the order of popping. Nothing is in flight when it returns, unless with an error.
+    /// in the order of popping. Nothing is in flight when it returns, unless with an error. A
+    /// queue that is to stop looks empty, so the work ends as soon as what was popped is done.
     ///
-    /// Runs on a worker, for one queue on one worker at a time. Sets `notify` if the driver is to
-    /// be told about used buffers, with an error too.
+    /// Runs on a worker, for one queue on one worker at a time. Calls `notify`, with no guard held,
+    /// each time that the driver is to be told about used buffers, with an error too.
     ///
     /// # Errors
     ///
@@ -85,6 +86,6 @@ pub trait VirtioDevice: Send + Sync + Debug {
         index: u16,
         queue: &mut Virtqueue,
         dma: &Dma,
-        notify: &mut bool,
+        notify: &mut dyn FnMut(),
     ) -> Result<Progress, QueueError>;
 }

@@ -1,7 +1,14 @@
 //! How a driver reaches a PCI function: configuration space, BARs, memory, interrupts, reset.
 
+pub mod vfio;
+pub mod vfio_user;
+
+pub use vfio::VfioBus;
+pub use vfio_user::VfioUserBus;
+
 use crate::memory::DmaMemory;
 use std::fmt::Debug;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +21,14 @@ pub enum BusError {
         /// What was being done.
         doing: &'static str,
         /// What the system said.
+        source: std::io::Error,
+    },
+    /// The function is there and answers that it will not do this. Others may succeed.
+    #[error("the device refuses {doing}: {source}")]
+    Refused {
+        /// What was asked of it.
+        doing: &'static str,
+        /// The error that it gave.
         source: std::io::Error,
     },
     /// The access does not fit: no such BAR, or beyond its end.
@@ -61,4 +76,54 @@ pub trait Bus: Send + Sync + Debug {
 pub trait Interrupt: Send + Sync + Debug {
     /// Waits until the vector fires or `timeout` passes; true if it fired since the last call.
     fn wait(&self, timeout: Duration) -> bool;
+}
+
+/// What a device may do with memory that is mapped for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read it only.
+    Read,
+    /// Write it only.
+    Write,
+    /// Read and write it.
+    ReadWrite,
+}
+
+/// What one who stands between a VMM and a function needs besides [`Bus`]: to pass on the VMM's
+/// memory and interrupts instead of having its own.
+pub trait RelayBus: Bus {
+    /// Bytes of a BAR, 0 to 5; 0 if there is none.
+    fn bar_size(&self, bar: u8) -> u64;
+    /// MSI-X vectors.
+    fn vectors(&self) -> u16;
+    /// Maps `size` bytes of `file` from `offset` for the device at `iova`.
+    ///
+    /// # Errors
+    /// [`BusError::Refused`] if the device cannot reach it: nothing is mapped there then.
+    fn map(
+        &self,
+        iova: u64,
+        size: u64,
+        access: Access,
+        file: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<(), BusError>;
+    /// Unmaps what lies in the range; returns when the device does not reach it any more.
+    ///
+    /// # Errors
+    /// As the bus has it; it is not known then what the device reaches.
+    fn unmap(&self, iova: u64, size: u64) -> Result<(), BusError>;
+    /// Connects an eventfd to an MSI-X vector, or disconnects the one it has.
+    ///
+    /// # Errors
+    /// [`BusError::Exhausted`] if there is no such vector, or as the bus has it.
+    fn connect_vector(&self, vector: u16, event: Option<BorrowedFd<'_>>) -> Result<(), BusError>;
+    /// Writes to a BAR without waiting for the device, in order with all other accesses: for
+    /// doorbells.
+    ///
+    /// # Errors
+    /// [`BusError::Unreachable`]; that the write was lost may show only at the next access.
+    fn bar_post(&self, bar: u8, offset: u64, data: &[u8]) -> Result<(), BusError>;
+    /// A descriptor that polls as hung up once the device has gone, where there is one.
+    fn hangup(&self) -> Option<OwnedFd>;
 }

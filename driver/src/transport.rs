@@ -5,7 +5,7 @@ mod config;
 mod queues;
 mod regs;
 
-pub use caps::{Capabilities, Region};
+pub use caps::{Capabilities, Region, enable};
 pub use config::ConfigReader;
 pub use queues::{Notifier, QueueSetup};
 

@@ -367,3 +367,6 @@ impl Frontend {
 fn end_of(ranges: &[Range<u64>]) -> u64 {
     ranges.iter().map(|range| range.end).max().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,12 @@ pub struct EmulatedBus {
 impl EmulatedBus {
     /// Plugs a function in. Its interrupts come here from now on.
     pub fn new(function: Arc<PciFunction>) -> Arc<Self> {
+        Self::with_memory_at(function, SIDE_BASE)
+    }
+
+    /// [`new`](Self::new), with the memory that the bus gives from IOVA `base` on: for drivers that
+    /// have no guest memory beside it.
+    pub fn with_memory_at(function: Arc<PciFunction>, base: u64) -> Arc<Self> {
         let vectors = Arc::new(Vectors {
             all: (0..function.vectors()).map(|_| Arc::default()).collect(),
         });
@@ -39,7 +45,7 @@ impl EmulatedBus {
         Arc::new(Self {
             function,
             vectors,
-            side: Mutex::new(SIDE_BASE),
+            side: Mutex::new(base),
         })
     }
 

@@ -45,6 +45,9 @@ pub enum VmError {
         /// What the driver said.
         source: DriverError,
     },
+    /// The tracker failed.
+    #[error("while tracking: {0}")]
+    Dirty(#[from] driver::dirty::DirtyError),
     /// The emulated device cannot be made.
     #[error("cannot make the device: {0}")]
     Device(String),

@@ -1,4 +1,4 @@
-//! Where device and driver meet: the emulated bus, and the emulated guest that moves.
+//! Where device and driver meet: the emulated bus, the emulated guest that moves, and the mediator.
 
 #![forbid(unsafe_code)]
 
@@ -6,12 +6,16 @@ mod cpu_log;
 mod emulated_bus;
 mod error;
 pub mod evidence;
+pub mod exercise;
 pub mod guest;
 mod hypervisor;
 mod in_process;
 mod incoming;
+pub mod journal;
 mod machine;
+pub mod mediate;
 mod mover;
+mod target;
 
 pub use cpu_log::{CpuLog, CpuLogSource};
 pub use emulated_bus::EmulatedBus;
@@ -21,3 +25,4 @@ pub use in_process::{InProcess, migrate_in_process, migrate_in_process_beside};
 pub use incoming::{After, Arrival};
 pub use machine::{Hosting, MarkingMode, Remapper};
 pub use mover::{Move, Outcome, finish_at_home, move_guest};
+pub use target::{Target, TargetError};

@@ -1,10 +1,11 @@
 //! `cargo xtask`: builds the test bed, runs every test and every benchmark.
 //!
-//! `setup` puts a QEMU that speaks vfio-user and a stock Debian kernel into a folder of the
+//! `setup` puts two QEMUs and two stock Debian kernels into a folder of the
 //! workspace, `test` runs all tests against them, `bench --check` holds every speed line to its
 //! bound. Everything it needs beyond Rust, a C linker and apt it fetches itself.
 
 mod bench;
+mod figures;
 mod guest;
 mod process;
 mod test;

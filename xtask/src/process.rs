@@ -85,11 +85,29 @@ pub fn tee(command: &mut Command) -> Result<(String, ExitStatus)> {
     Ok((text, status))
 }
 
+/// The end of a process, as an event.
+pub struct Exit {
+    /// Readable when the process has ended.
+    pub fd: OwnedFd,
+    /// The command as a person would type it.
+    pub name: String,
+}
+
+impl Exit {
+    /// The same end for one more to wait for.
+    pub fn try_clone(&self) -> Result<Self> {
+        let fd = self.fd.try_clone();
+        Ok(Self {
+            fd: fd.with_context(|| format!("no second pidfd for `{}`", self.name))?,
+            name: self.name.clone(),
+        })
+    }
+}
+
 /// A child process that is waited for with a deadline and never outlives its owner.
 pub struct Watched {
     child: Child,
-    exit: OwnedFd,
-    name: String,
+    exit: Exit,
 }
 
 impl Watched {
@@ -103,7 +121,10 @@ impl Watched {
         // A pidfd becomes readable when the process ends: the end is an event, not a poll loop.
         let exit = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
             .with_context(|| format!("no pidfd for `{name}`"))?;
-        Ok(Self { child, exit, name })
+        Ok(Self {
+            child,
+            exit: Exit { fd: exit, name },
+        })
     }
 
     /// The child, to take its pipes.
@@ -117,20 +138,35 @@ impl Watched {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let left = Timespec::try_from(left).context("the time limit is too long")?;
-            let mut fds = [PollFd::new(&self.exit, PollFlags::IN)];
+            let mut fds = [PollFd::new(&self.exit.fd, PollFlags::IN)];
             match poll(&mut fds, Some(&left)) {
                 Ok(0) => return Ok(None),
                 Ok(_) => return Ok(Some(self.child.wait()?)),
                 Err(rustix::io::Errno::INTR) => {}
-                Err(error) => bail!("cannot wait for `{}`: {error}", self.name),
+                Err(error) => bail!("cannot wait for `{}`: {error}", self.exit.name),
             }
         }
     }
 
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The end of the process, for another to wait for.
+    pub fn exit(&self) -> Result<Exit> {
+        self.exit.try_clone()
+    }
+
     /// Asks the process to end.
     pub fn terminate(&self) -> Result<()> {
-        pidfd_send_signal(&self.exit, Signal::TERM)
-            .with_context(|| format!("cannot send SIGTERM to `{}`", self.name))
+        self.signal(Signal::TERM)
+    }
+
+    /// Sends the process any signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        pidfd_send_signal(&self.exit.fd, signal)
+            .with_context(|| format!("cannot send {signal:?} to `{}`", self.exit.name))
     }
 }
 

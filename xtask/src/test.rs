@@ -1,11 +1,19 @@
 //! `cargo xtask test`: the parts in order, what each took, and a last line that machines read.
 
+mod backend;
 mod cargo;
+mod guest_boot;
 mod guest_disk;
 mod house;
+mod killed;
+mod live;
+mod mediate;
 mod migrate;
+mod pci_config;
+mod runner;
 mod served;
 mod tree;
+mod vfio;
 
 use std::io::Write;
 use std::time::Instant;
@@ -81,9 +89,39 @@ const PARTS: &[Part] = &[
         run: migrate::run,
     },
     Part {
+        name: "runner",
+        about: "guests as the proofs use them, without ours",
+        run: runner::run,
+    },
+    Part {
         name: "guest",
-        about: "stock Linux on our disk, compared",
+        about: "stock Linux on our disk, with and without IOMMU",
         run: guest_disk::run,
+    },
+    Part {
+        name: "boot",
+        about: "firmware and Linux come up from our disk",
+        run: guest_boot::run,
+    },
+    Part {
+        name: "vfio",
+        about: "our driver in a guest, compared by bytes",
+        run: vfio::run,
+    },
+    Part {
+        name: "mediate",
+        about: "devices moved and killed under stock Linux, which notices nothing",
+        run: mediate::run,
+    },
+    Part {
+        name: "live",
+        about: "QEMU moves guests on our disk under load, compared",
+        run: live::run,
+    },
+    Part {
+        name: "killed",
+        about: "backends killed under load, nothing lost or doubled",
+        run: killed::run,
     },
 ];
 
@@ -161,8 +199,11 @@ fn report(outcomes: &[Outcome]) -> Result<bool> {
 fn setup(workspace: &Workspace, _options: &Options) -> Result<String> {
     let bed = testbed::ensure(workspace)?;
     Ok(format!(
-        "QEMU {}, Linux {}",
-        bed.qemu_version, bed.kernel_release
+        "QEMU {} and {}, Linux {} and {}",
+        bed.qemu_backports.version,
+        bed.qemu_bookworm.version,
+        bed.kernel_bookworm.release,
+        bed.kernel_trixie.release
     ))
 }
 

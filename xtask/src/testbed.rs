@@ -1,4 +1,5 @@
-//! The real-guest test bed: QEMU, a Debian kernel and the programs a guest needs, in one folder.
+//! The real-guest test bed: two QEMUs, two Debian kernels and the programs a guest needs, in one
+//! folder.
 //!
 //! Nothing is installed on the host, nothing is mounted and no chroot is entered. Packages are
 //! resolved and downloaded by apt with folders of its own (see `apt`), unpacked by dpkg-deb, and
@@ -14,6 +15,7 @@ mod step;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -22,24 +24,67 @@ use serde::Serialize;
 use crate::process;
 use crate::workspace::Workspace;
 use apt::{Apt, Mirror};
-pub use foreign::Foreign;
+pub use foreign::{Foreign, LAUNCHERS};
+
+/// A QEMU of one Debian release.
+#[derive(Serialize)]
+pub struct Qemu {
+    /// Its programs and their libraries.
+    pub files: Foreign,
+    /// Its version, such as `11.1.3`.
+    pub version: String,
+    /// Starts its `qemu-storage-daemon`, which serves disks without a virtual machine.
+    pub storage_daemon: PathBuf,
+}
+
+impl Qemu {
+    /// Whether it is of this version or a newer one.
+    pub fn at_least(&self, major: u32, minor: u32) -> bool {
+        packages::major_minor(&self.version) >= (major, minor)
+    }
+}
+
+/// A kernel of one Debian release.
+#[derive(Serialize)]
+pub struct Kernel {
+    /// The image to boot.
+    pub image: PathBuf,
+    /// The folder with `modules.dep` and the modules.
+    pub modules: PathBuf,
+    /// What `uname -r` says in a guest.
+    pub release: String,
+}
+
+/// What a guest runs on.
+#[derive(Clone, Copy)]
+pub struct Platform<'a> {
+    /// The machine.
+    pub qemu: &'a Qemu,
+    /// The system.
+    pub kernel: &'a Kernel,
+}
+
+impl Platform<'_> {
+    /// A short name, fit for a folder: `qemu-11.1.3-linux-6.1.0-56-cloud-amd64`.
+    pub fn name(&self) -> String {
+        format!("qemu-{}-linux-{}", self.qemu.version, self.kernel.release)
+    }
+}
 
 /// What the test bed consists of. Written to `testbed.json` as its manifest.
 #[derive(Serialize)]
 pub struct TestBed {
     /// The folder of the whole bed.
     pub dir: PathBuf,
-    /// QEMU and its libraries.
-    pub qemu: Foreign,
-    /// QEMU's version, such as `11.1.3`.
-    pub qemu_version: String,
-    /// The kernel image to boot.
-    pub kernel_image: PathBuf,
-    /// The folder with `modules.dep` and the kernel's modules.
-    pub kernel_modules: PathBuf,
-    /// What `uname -r` says in a guest.
-    pub kernel_release: String,
-    /// e2fsprogs and kmod, with their libraries, of the guest's Debian.
+    /// The newest QEMU that Debian's stable release can have: the one with `vfio-user-pci`.
+    pub qemu_backports: Qemu,
+    /// Debian 12's own QEMU, for vhost-user; it has no `vfio-user-pci`.
+    pub qemu_bookworm: Qemu,
+    /// Debian 12's kernel.
+    pub kernel_bookworm: Kernel,
+    /// Debian 13's kernel.
+    pub kernel_trixie: Kernel,
+    /// e2fsprogs, kmod and busybox, with their libraries, of Debian 12.
     pub tools: Foreign,
     /// The version of busybox, which is linked statically.
     pub busybox_version: String,
@@ -48,6 +93,24 @@ pub struct TestBed {
 }
 
 impl TestBed {
+    /// All pairs of a QEMU and a kernel.
+    pub fn platforms(&self) -> [Platform<'_>; 4] {
+        let old = [&self.kernel_bookworm, &self.kernel_trixie].map(|kernel| Platform {
+            qemu: &self.qemu_bookworm,
+            kernel,
+        });
+        let ([new_first, new_second], [first, second]) = (self.vfio_user_platforms(), old);
+        [new_first, new_second, first, second]
+    }
+
+    /// The pairs whose QEMU takes a vfio-user device.
+    pub fn vfio_user_platforms(&self) -> [Platform<'_>; 2] {
+        [&self.kernel_bookworm, &self.kernel_trixie].map(|kernel| Platform {
+            qemu: &self.qemu_backports,
+            kernel,
+        })
+    }
+
     /// The busybox of the guest; static, so it runs on the host as well.
     pub fn busybox(&self) -> PathBuf {
         self.tools.root.join("bin/busybox")
@@ -80,28 +143,49 @@ pub fn ensure(workspace: &Workspace) -> Result<TestBed> {
         &mirror,
     );
 
-    let qemu = step::ensure(&dir, &packages::Qemu { apt: &trixie })?;
     let tools = step::ensure(&dir, &packages::Tools { apt: &bookworm })?;
     let tools_root = Foreign::new(dir.join("tools"));
-    let kernel = step::ensure(
-        &dir,
-        &kernel::Kernel {
-            apt: &bookworm,
+    let qemu = |step: packages::QemuStep<'_>| {
+        anyhow::Ok(Qemu {
+            version: step::ensure(&dir, &step)?.get("qemu")?,
+            storage_daemon: packages::storage_daemon(&dir.join(step.name)),
+            files: Foreign::new(dir.join(step.name)),
+        })
+    };
+    let kernel = |name, apt, series| {
+        let step = kernel::KernelStep {
+            name,
+            apt,
+            series,
             tools: &tools_root,
-        },
-    )?;
-
-    let release = kernel.get("release")?;
+        };
+        let release = step::ensure(&dir, &step)?.get("release")?;
+        anyhow::Ok(Kernel {
+            image: kernel::image(&dir.join(name), &release),
+            modules: kernel::modules(&dir.join(name), &release),
+            release,
+        })
+    };
     let bed = TestBed {
-        qemu: Foreign::new(dir.join("qemu")),
-        qemu_version: qemu.get("qemu")?,
-        kernel_image: kernel::image(&dir.join("kernel"), &release),
-        kernel_modules: kernel::modules(&dir.join("kernel"), &release),
-        kernel_release: release,
-        tools: tools_root,
+        qemu_backports: qemu(packages::QemuStep {
+            name: "qemu-backports",
+            apt: &trixie,
+            // The one that the guest tests were written for.
+            at_least: (11, 0),
+            device: "vfio-user-pci",
+        })?,
+        qemu_bookworm: qemu(packages::QemuStep {
+            name: "qemu-bookworm",
+            apt: &bookworm,
+            at_least: (7, 2),
+            device: "vhost-user-blk-pci",
+        })?,
+        kernel_bookworm: kernel("kernel-bookworm", &bookworm, "6.1.")?,
+        kernel_trixie: kernel("kernel-trixie", &trixie, "6.12.")?,
         busybox_version: tools.get("busybox")?,
         e2fsprogs_version: tools.get("e2fsprogs")?,
-        dir,
+        tools: tools_root.clone(),
+        dir: dir.clone(),
     };
     step::ensure(&bed.dir, &selfcheck::SelfCheck { bed: &bed })?;
     // All packages are unpacked, and lists of packages are fetched anew by the next download.
@@ -130,11 +214,6 @@ fn remove(dir: &Path) -> Result<()> {
 
 /// Unpacks a Debian package into a folder.
 fn unpack(package: &Path, root: &Path) -> Result<()> {
-    process::capture(
-        std::process::Command::new("dpkg-deb")
-            .arg("-x")
-            .arg(package)
-            .arg(root),
-    )?;
+    process::capture(Command::new("dpkg-deb").arg("-x").arg(package).arg(root))?;
     Ok(())
 }

@@ -8,6 +8,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::process;
 
+const PROGRAM: [&str; 5] = ["build", "--quiet", "--release", "--package", "cli"];
+/// What guests run.
+const GUEST: &str = "x86_64-unknown-linux-gnu";
+
 /// The workspace that this program was started for.
 pub struct Workspace {
     root: PathBuf,
@@ -59,12 +63,38 @@ impl Workspace {
     /// The release build of `tidemark`, brought up to date first: a stale program would be judged
     /// in place of the sources.
     pub fn tidemark(&self) -> Result<PathBuf> {
-        process::stream(
-            self.cargo()
-                .args(["build", "--quiet", "--release", "--bin", "tidemark"]),
-        )?;
-        let path = self.target().join("release/tidemark");
-        ensure!(path.is_file(), "cargo build made no {}", path.display());
-        Ok(path)
+        self.program("tidemark")
     }
+
+    /// The same for any program of the package `cli`.
+    pub fn program(&self, name: &str) -> Result<PathBuf> {
+        process::stream(self.cargo().args(PROGRAM).args(["--bin", name]))?;
+        made(self.target().join("release").join(name))
+    }
+
+    /// `tidemark` for the inside of a guest, which has no libraries: linked statically.
+    pub fn tidemark_static(&self) -> Result<PathBuf> {
+        // Flags decide what is built again, so this build has a folder of its own. A target is
+        // named, so that the flags leave build scripts and procedural macros alone.
+        let dir = self.target().join("static");
+        let mut command = self.cargo();
+        command
+            .args(PROGRAM)
+            .args(["--bin", "tidemark", "--target", GUEST, "--target-dir"])
+            .arg(&dir)
+            .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+            // A guest unpacks it on an emulated processor, where no optimisation shows.
+            .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
+            .env("CARGO_PROFILE_RELEASE_LTO", "off");
+        process::stream(&mut command).context(
+            "no static tidemark; the linker needs the C library's static form, which is in \
+             Debian's libc6-dev",
+        )?;
+        made(dir.join(GUEST).join("release/tidemark"))
+    }
+}
+
+fn made(path: PathBuf) -> Result<PathBuf> {
+    ensure!(path.is_file(), "cargo build made no {}", path.display());
+    Ok(path)
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// Requests in flight.
 pub const DEPTH: u32 = 32;
-const QUEUE_SIZE: u16 = 256;
+const QUEUE_SIZE: u16 = 128;
 /// Pages that data is read into: many, so that marks are spread as a guest spreads them.
 const PAGES: u32 = 1 << 14;
 const MEMORY: u64 = 128 << 20;
@@ -42,9 +42,9 @@ pub struct Client {
     data: DmaMemory,
     random: Random,
     /// What the last round found in the log.
-    pub dirty: DirtySet,
+    dirty: DirtySet,
     /// Pages that the last round had the device write data to.
-    pub touched: DirtySet,
+    touched: DirtySet,
 }
 
 fn told(error: impl std::fmt::Display) -> String {
@@ -96,6 +96,16 @@ impl Client {
         } else {
             self.frontend.stop_log().map_err(told)
         }
+    }
+
+    /// Pages that the last round's reads were stored in.
+    pub fn touched(&self) -> u64 {
+        self.touched.count()
+    }
+
+    /// How many of them were not in the log.
+    pub fn unlogged(&self) -> u64 {
+        self.touched.difference(&self.dirty).count()
     }
 
     /// Does `requests` requests, [`DEPTH`] at a time, and a flush; returns the time without the

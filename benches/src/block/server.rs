@@ -2,10 +2,8 @@
 
 use serde_json::Value;
 use std::env;
-use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -22,6 +20,15 @@ pub enum Cache {
     Page,
     /// O_DIRECT: `cache.direct=on`.
     Direct,
+}
+
+impl std::fmt::Display for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Page => "page cache",
+            Self::Direct => "O_DIRECT",
+        })
+    }
 }
 
 impl Cache {
@@ -56,13 +63,14 @@ impl Server {
     /// Starts a server that will listen at `socket`.
     ///
     /// # Errors
-    /// As the system has it.
-    pub fn start(command: &mut Command, socket: &Path) -> io::Result<Self> {
-        let child = command.stdin(Stdio::null()).spawn()?;
+    /// What the system says, with the command.
+    fn start(command: &mut Command, socket: &Path) -> Result<Self, String> {
+        let shown = shown(command);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         Ok(Self {
-            child,
+            child: child.map_err(|error| format!("`{shown}`: {error}"))?,
             socket: socket.to_owned(),
-            command: shown(command),
+            command: shown,
         })
     }
 
@@ -109,8 +117,7 @@ fn shown(command: &Command) -> String {
 /// QEMU's storage daemon: the peer.
 #[derive(Debug)]
 pub struct StorageDaemon {
-    program: Vec<PathBuf>,
-    modules: Option<PathBuf>,
+    program: PathBuf,
     /// What it says its version is.
     pub version: String,
 }
@@ -121,45 +128,46 @@ impl StorageDaemon {
     /// # Errors
     /// A sentence that says what to do.
     pub fn find() -> Result<Self, String> {
-        let (program, modules) = match env::var_os("QEMU_STORAGE_DAEMON") {
-            Some(program) => (vec![program.into()], None),
+        let program = match env::var_os("QEMU_STORAGE_DAEMON") {
+            Some(program) => program.into(),
             None => in_testbed()?,
         };
         let mut found = Self {
             program,
-            modules,
             version: String::new(),
         };
-        let output = found.command().arg("--version").output();
-        let output = output.map_err(|error| format!("{}: {error}; {MEND}", found.shown()))?;
+        let output = Command::new(&found.program).arg("--version").output();
+        let output =
+            output.map_err(|error| format!("{}: {error}; {MEND}", found.program.display()))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let Some(version) = text.lines().next().filter(|_| output.status.success()) else {
-            return Err(format!("{} --version failed; {MEND}", found.shown()));
+            return Err(format!(
+                "{} --version failed; {MEND}",
+                found.program.display()
+            ));
         };
         found.version = version.to_owned();
         Ok(found)
     }
 
-    fn shown(&self) -> String {
-        shown(&self.command())
-    }
-
-    fn command(&self) -> Command {
-        let mut parts = self.program.iter();
-        let mut command = Command::new(parts.next().map_or(OsStr::new(""), |p| p.as_os_str()));
-        command.args(parts);
-        if let Some(modules) = &self.modules {
-            command.env("QEMU_MODULE_DIR", modules);
-        }
-        command
+    /// Its name and version's number.
+    pub fn name(&self) -> String {
+        let number = self.version.split_whitespace().nth(2).unwrap_or_default();
+        format!("qemu-storage-daemon {number}")
     }
 
     /// Serves `disk` with `aio`, from an I/O thread of its own as a busy export has.
     ///
     /// # Errors
-    /// As the system has it.
-    pub fn serve(&self, disk: &Path, cache: Cache, aio: &str, socket: &Path) -> io::Result<Server> {
-        let mut command = self.command();
+    /// As [`Server::connect`].
+    pub fn serve(
+        &self,
+        disk: &Path,
+        cache: Cache,
+        aio: &str,
+        socket: &Path,
+    ) -> Result<Server, String> {
+        let mut command = Command::new(&self.program);
         command
             .args(["--object", "iothread,id=io0"])
             .arg("--blockdev")
@@ -180,48 +188,28 @@ impl StorageDaemon {
 
 const MEND: &str = "`cargo xtask setup` gets it, or set QEMU_STORAGE_DAEMON to a program";
 
-/// The program in the test bed, which runs through the bed's own loader, and QEMU's modules.
-fn in_testbed() -> Result<(Vec<PathBuf>, Option<PathBuf>), String> {
+/// The test bed's program, as its manifest names it.
+fn in_testbed() -> Result<PathBuf, String> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let bed = env::var_os("TIDEMARK_TESTBED").map_or_else(
         || workspace.join("target/testbed"),
         |dir| workspace.join(dir),
     );
     let manifest = bed.join("testbed.json");
-    let missing = |why: String| format!("no qemu-storage-daemon in the test bed: {why}; {MEND}");
-    let text = fs::read_to_string(&manifest)
-        .map_err(|error| missing(format!("{}: {error}", manifest.display())))?;
-    let value: Value = serde_json::from_str(&text)
-        .map_err(|error| missing(format!("{}: {error}", manifest.display())))?;
-    let root = value["qemu_backports"]["files"]["root"]
-        .as_str()
+    let missing = |why: String| format!("{}: {why}; {MEND}", manifest.display());
+    let text = fs::read_to_string(&manifest).map_err(|error| missing(error.to_string()))?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| missing(error.to_string()))?;
+    let program = value["qemu_backports"]["storage_daemon"].as_str();
+    program
         .map(PathBuf::from)
-        .ok_or_else(|| missing(format!("{} is of an older version", manifest.display())))?;
-    let program = root.join("usr/bin/qemu-storage-daemon");
-    let libraries = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"].map(|dir| root.join(dir));
-    let loader = libraries
-        .iter()
-        .map(|dir| dir.join("ld-linux-x86-64.so.2"))
-        .find(|path| path.is_file())
-        .filter(|_| program.is_file())
-        .ok_or_else(|| missing(format!("{} or its loader is missing", program.display())))?;
-    let [first, second] = libraries.map(|dir| dir.display().to_string());
-    let path = PathBuf::from(format!("{first}:{second}"));
-    let command = vec![
-        loader,
-        "--inhibit-cache".into(),
-        "--library-path".into(),
-        path,
-        program,
-    ];
-    Ok((command, Some(root.join("usr/lib/x86_64-linux-gnu/qemu"))))
+        .ok_or_else(|| missing("it names no qemu-storage-daemon".to_owned()))
 }
 
 /// Our own server: the release build beside this benchmark, brought up to date first.
 ///
 /// # Errors
 /// A sentence that says what to do.
-pub fn tidemark(disk: &Path, cache: Cache, socket: &Path) -> Result<Server, String> {
+pub fn tidemark(disk: &Path, cache: Cache, socket: &Path, more: &[&str]) -> Result<Server, String> {
     let program = program("tidemark-vhost-user-blk")?;
     let mut command = Command::new(program);
     command
@@ -232,8 +220,9 @@ pub fn tidemark(disk: &Path, cache: Cache, socket: &Path) -> Result<Server, Stri
         .args(match cache {
             Cache::Page => ["--cache", "writeback"],
             Cache::Direct => ["--cache", "none"],
-        });
-    Server::start(&mut command, socket).map_err(|error| error.to_string())
+        })
+        .args(more);
+    Server::start(&mut command, socket)
 }
 
 /// A program of this workspace, built with the profile that benchmarks have.
@@ -254,13 +243,13 @@ fn program(name: &str) -> Result<PathBuf, String> {
         .output()
         .map_err(|error| format!("cargo: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let executables = text.lines().filter_map(|line| {
+    let mut executables = text.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         (message["target"]["name"] == name)
             .then(|| message["executable"].as_str().map(PathBuf::from))?
     });
     executables
-        .last()
+        .next_back()
         .filter(|_| output.status.success())
         .ok_or_else(|| format!("`cargo build --release --package cli --bin {name}` failed"))
 }

@@ -58,7 +58,7 @@ impl VirtioDevice for Carrier {
         index: u16,
         queue: &mut Virtqueue,
         dma: &Dma,
-        notify: &mut bool,
+        notify: &mut dyn FnMut(),
     ) -> Result<Progress, QueueError> {
         match index.checked_sub(self.admin.first) {
             Some(queue_number) => self.admin.process(queue_number, queue, dma, notify),

@@ -24,7 +24,7 @@ impl Admin {
         queue: u16,
         ring: &mut Virtqueue,
         dma: &Dma,
-        notify: &mut bool,
+        notify: &mut dyn FnMut(),
     ) -> Result<Progress, QueueError> {
         let Some(waits) = self.waits.get(usize::from(queue)) else {
             return Ok(Progress::Idle);
@@ -48,7 +48,10 @@ impl Admin {
             }
             let len = write(&mem, chain.writable, answer);
             ring.push(&mem, chain.head, len)?;
-            *notify |= ring.needs_notification(&mem)?;
+            if ring.needs_notification(&mem)? {
+                drop(mem);
+                notify();
+            }
         }
         Ok(Progress::More)
     }

@@ -45,6 +45,11 @@ pub trait Disk: Send + Sync + Debug {
     ///
     /// As for [`Disk::punch`].
     fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// The file that reads and writes of the same offsets may be submitted to directly, in the
+    /// place of [`Disk::pread`] and [`Disk::pwrite`]. None, the default, if there is no such file.
+    fn file(&self) -> Option<&File> {
+        None
+    }
 }
 
 impl Disk for File {
@@ -73,6 +78,10 @@ impl Disk for File {
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
         allocate(self, flags, offset, len)
+    }
+
+    fn file(&self) -> Option<&File> {
+        Some(self)
     }
 }
 

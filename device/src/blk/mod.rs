@@ -1,17 +1,23 @@
 //! The block device on a file (VIRTIO 1.4, "Block Device").
 
-mod batch;
+mod buffer;
 mod disk;
+mod pipeline;
 mod request;
+mod ring;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub use disk::Disk;
 
 use crate::dma::Dma;
 use crate::queue::Virtqueue;
 use crate::virtio::{Progress, QueueError, VirtioDevice};
+use buffer::Spares;
+use pipeline::{Lane, REQUESTS_MAX};
 use request::{DISCARD_SECTORS_MAX, Limits, Op, RANGES_MAX, ZERO_SECTORS_MAX};
+use ring::{Direction, Ring};
 use rustix::fs::OFlags;
 use spec::blk::{BlkConfig, BlkFeatures, DEVICE_ID, ID_BYTES, SECTOR_SIZE, status};
 use spec::ring::QUEUE_SIZE_MAX;
@@ -19,7 +25,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use turn::{Turn, Turns};
 use zerocopy::IntoBytes;
 
 /// Most request queues.
@@ -38,6 +45,8 @@ pub struct BlkOptions {
     pub queue_size: u16,
     /// The driver may not write.
     pub read_only: bool,
+    /// The page cache is passed by (O_DIRECT).
+    pub direct: bool,
     /// What GET_ID returns: ASCII, padded with zero bytes.
     pub id: [u8; ID_BYTES],
 }
@@ -48,6 +57,7 @@ impl Default for BlkOptions {
             queues: 1,
             queue_size: 256,
             read_only: false,
+            direct: false,
             id: *b"tidemark\0\0\0\0\0\0\0\0\0\0\0\0",
         }
     }
@@ -81,6 +91,10 @@ pub enum BlkError {
     /// The file is open for reading only, and the device is not to be read-only.
     #[error("the disk is open for reading only; open it for writing or make the device read-only")]
     NotWritable,
+    /// The file cannot be used without the page cache, or not in sectors of 512 bytes: it is on a
+    /// file system in memory, or on storage with larger blocks. Serve it through the page cache.
+    #[error("the disk cannot be read past the page cache (O_DIRECT) in sectors of 512 bytes: {0}")]
+    NotDirect(#[source] io::Error),
     /// The number or size of queues is out of range.
     #[error("{queues} queues of {size} entries; 1 to 64 of a power of two up to 32768 expected")]
     Queues {
@@ -112,13 +126,15 @@ pub struct BlkStats {
 #[derive(Debug)]
 pub struct BlkDevice {
     disk: Box<dyn Disk>,
+    direct: bool,
     limits: Limits,
     queues: u16,
     queue_size: u16,
     id: [u8; ID_BYTES],
     /// The driver cannot flush: every write is durable before it completes.
     writethrough: AtomicBool,
-    bounce: BouncePool,
+    lanes: Lanes,
+    turns: Turns,
     counters: Counters,
 }
 
@@ -154,6 +170,9 @@ impl BlkDevice {
         if !options.read_only && mode & OFlags::RWMODE == OFlags::RDONLY {
             return Err(BlkError::NotWritable);
         }
+        if options.direct {
+            pass_by_page_cache(&file, mode).map_err(BlkError::NotDirect)?;
+        }
         Self::with_disk(Box::new(file), options)
     }
 
@@ -181,24 +200,50 @@ impl BlkDevice {
             return Err(BlkError::NotSectors { size });
         }
         Ok(Arc::new(Self {
+            lanes: Lanes::new(&*disk),
             disk,
             limits: Limits {
                 capacity: size / SECTOR_SIZE,
                 read_only: options.read_only,
             },
+            direct: options.direct,
             queues,
             queue_size,
             id: options.id,
             writethrough: AtomicBool::new(false),
-            bounce: BouncePool::default(),
+            turns: Turns::default(),
             counters: Counters::default(),
         }))
+    }
+
+    /// The file, if the kernel is to do its I/O in this direction while we go on.
+    ///
+    /// Writes into the page cache are a copy, and file systems that cannot promise that it never
+    /// waits have it done by a thread of the kernel for us: slower than doing it here.
+    fn asynchronous(&self, direction: Direction) -> Option<&File> {
+        let cached_write = direction == Direction::Write && !self.direct;
+        self.disk.file().filter(|_| !cached_write)
+    }
+
+    /// To be held while writes may be with the kernel by themselves.
+    fn turn(&self) -> Option<Turn<'_>> {
+        let file = self.asynchronous(Direction::Write);
+        let file = file.filter(|_| self.lanes.rings && !self.limits.read_only)?;
+        Some(self.turns.take(file))
     }
 
     /// What has been done so far.
     pub fn stats(&self) -> BlkStats {
         self.counters.stats()
     }
+}
+
+/// Opens `file`, whose flags are `mode`, to O_DIRECT, and sees that its storage takes sectors.
+fn pass_by_page_cache(file: &File, mode: OFlags) -> io::Result<()> {
+    rustix::fs::fcntl_setfl(file, mode | OFlags::DIRECT)?;
+    let mut sector = Spares::default().take(512);
+    // An empty disk is refused elsewhere.
+    file.pread(sector.bytes_mut(), 0).map(drop)
 }
 
 impl VirtioDevice for BlkDevice {
@@ -274,25 +319,55 @@ impl VirtioDevice for BlkDevice {
         _index: u16,
         queue: &mut Virtqueue,
         dma: &Dma,
-        notify: &mut bool,
+        notify: &mut dyn FnMut(),
     ) -> Result<Progress, QueueError> {
-        batch::process(self, queue, dma, notify)
+        pipeline::process(self, queue, dma, notify)
     }
 }
 
-/// Bounce buffers that wait for their next use: as many as workers have used at once.
-#[derive(Debug, Default)]
-struct BouncePool(Mutex<Vec<Box<[u8]>>>);
+/// Lanes that wait for their next use: as many as workers have used at once.
+#[derive(Debug)]
+struct Lanes {
+    waiting: Mutex<Vec<Lane>>,
+    /// Whether the kernel can do I/O by itself, here and for this disk.
+    rings: bool,
+}
 
-impl BouncePool {
-    fn take(&self) -> Box<[u8]> {
-        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        waiting.unwrap_or_else(|| vec![0; batch::BUDGET].into_boxed_slice())
+impl Lanes {
+    fn new(disk: &dyn Disk) -> Self {
+        let ring = disk
+            .file()
+            .and_then(|_| match Ring::new(REQUESTS_MAX.into()) {
+                Ok(ring) => Some(ring),
+                Err(error) => {
+                    tracing::warn!(%error, "no io_uring: disk I/O is done one request at a time");
+                    None
+                }
+            });
+        Self {
+            rings: ring.is_some(),
+            waiting: Mutex::new(vec![Lane::new(ring)]),
+        }
     }
 
-    fn give_back(&self, buffer: Box<[u8]>) {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push(buffer);
+    fn lock(&self) -> MutexGuard<'_, Vec<Lane>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Lane {
+        let waiting = self.lock().pop();
+        // A ring that cannot be had now, for want of descriptors perhaps, is done without.
+        waiting.unwrap_or_else(|| {
+            Lane::new(
+                self.rings
+                    .then(|| Ring::new(REQUESTS_MAX.into()).ok())
+                    .flatten(),
+            )
+        })
+    }
+
+    fn give_back(&self, lane: Lane) {
+        self.lock().push(lane);
     }
 }
 

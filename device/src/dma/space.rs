@@ -134,8 +134,10 @@ impl Space {
     /// Marks in `log` from now on, or nowhere; returns the log before it, to be unmapped when the
     /// door is open again.
     pub(super) fn set_log(&mut self, log: Option<DirtyLog>) -> Option<DirtyLog> {
-        self.bitmap = log.as_ref().map(Bitmap::in_log).unwrap_or_default();
-        self.bitmap.set_recorders(&self.recorders);
+        let mut bitmap = log.as_ref().map(Bitmap::in_log).unwrap_or_default();
+        bitmap.count_on(&self.bitmap);
+        bitmap.set_recorders(&self.recorders);
+        self.bitmap = bitmap;
         std::mem::replace(&mut self.log, log)
     }
 

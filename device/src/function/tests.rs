@@ -75,7 +75,7 @@ impl VirtioDevice for Dummy {
         _: u16,
         _: &mut Virtqueue,
         _: &Dma,
-        _: &mut bool,
+        _: &mut dyn FnMut(),
     ) -> Result<Progress, QueueError> {
         Ok(Progress::Idle)
     }

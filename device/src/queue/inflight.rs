@@ -219,6 +219,19 @@ impl InflightQueue {
         Ok(flying.into_iter().map(|(_, head)| head).collect())
     }
 
+    /// Forgets whatever the part holds, for a ring that has used `used_idx` and has nothing in
+    /// flight.
+    pub fn clear(&mut self, used_idx: u16) {
+        // First what makes sense of the rest, so that a kill in the middle leaves a part that
+        // recovers to nothing or is cleared again.
+        self.format();
+        for head in 0..self.table.shape.queue_size {
+            self.store_entry(head, AT_INFLIGHT, 0u8);
+        }
+        self.store(AT_USED_IDX, used_idx);
+        self.counter = 0;
+    }
+
     /// The ring used more than the table says: the last batch was published and not yet cleared.
     fn finish_batch(&self, entries: u16, used_idx: u16) -> Result<(), QueueError> {
         let batch = used_idx.wrapping_sub(self.load::<u16>(AT_USED_IDX));

@@ -3,9 +3,10 @@
 //! Offsets are typed again from the vhost-user protocol, not taken from the code.
 
 use super::*;
-use crate::queue::Virtqueue;
 use crate::queue::test_ring::{BASE, Guest, TestRing, WRITE};
+use crate::queue::{QueueConfig, Virtqueue};
 use proptest::prelude::*;
+use spec::queue_state::QueueState;
 use std::cell::RefCell;
 use std::os::unix::fs::FileExt;
 
@@ -355,9 +356,76 @@ fn a_queue_that_drains_pops_only_what_it_inherited() {
     assert_eq!(pop(&mut queue, &guest), Some(1));
     drop(queue);
     let mut queue = start(&guest, &table).unwrap();
-    queue.drain();
+    queue.gate().close();
     assert_eq!(pop(&mut queue, &guest), Some(1));
     assert_eq!(pop(&mut queue, &guest), None);
     push(&mut queue, &guest, 1);
     assert_eq!(queue.stop().avail, 1);
+}
+
+/// Pops some of what the guest offers, and is gone.
+fn killed_with(flying: u16, table: &File) -> Guest {
+    let guest = guest();
+    [3, 5, 1, 7]
+        .iter()
+        .for_each(|&head| ring(&guest).offer(head));
+    let mut queue = start(&guest, table).unwrap();
+    for _ in 0..flying {
+        queue.pop(&guest.dma.enter()).unwrap().unwrap();
+    }
+    guest
+}
+
+fn start_from(guest: &Guest, table: &File, avail: u16) -> Result<Virtqueue, QueueError> {
+    let config = QueueConfig {
+        state: QueueState { avail, used: 0 },
+        ..ring(guest).config()
+    };
+    Virtqueue::start_from(config, part(table), &guest.dma.enter())
+}
+
+#[test]
+fn the_state_says_whether_a_table_counts() {
+    let table = InflightTable::new_file(shape(1)).unwrap();
+    let guest = killed_with(3, &table);
+
+    for wrong in [1, 2, 4] {
+        let error = start_from(&guest, &table, wrong).unwrap_err();
+        assert!(error.to_string().contains("3 chains in flight"), "{error}");
+    }
+    let mut queue = start_from(&guest, &table, 3).unwrap();
+    let heads: Vec<u16> = std::iter::from_fn(|| queue.pop(&guest.dma.enter()).unwrap())
+        .map(|chain| chain.head)
+        .collect();
+    assert_eq!(
+        heads,
+        [3, 5, 1, 7],
+        "what was in flight, then what is available"
+    );
+}
+
+#[test]
+fn what_an_earlier_life_left_is_not_taken_for_a_later_ones() {
+    let table = InflightTable::new_file(shape(1)).unwrap();
+    killed_with(4, &table);
+
+    let fresh = guest();
+    ring(&fresh).offer(2);
+    let mut queue = start_from(&fresh, &table, 0).unwrap();
+    assert_eq!(queue.inherited(), 0);
+    let chain = queue.pop(&fresh.dma.enter()).unwrap().unwrap();
+    assert_eq!(chain.head, 2);
+    assert_eq!(
+        part(&table).recover(SIZE, 0).unwrap(),
+        [2],
+        "and only that is noted"
+    );
+    queue.push(&fresh.dma.enter(), 2, 0).unwrap();
+    assert!(part(&table).recover(SIZE, 1).unwrap().is_empty());
+
+    // Not a table at all: whatever it says, a queue with nothing in flight begins a new one.
+    let noise = file_of(&vec![0xa5; contents(&table).len()]);
+    let queue = start_from(&fresh, &noise, 0).unwrap();
+    assert_eq!(queue.inherited(), 0);
+    assert!(part(&noise).recover(SIZE, 0).unwrap().is_empty());
 }

@@ -19,6 +19,8 @@ use crate::dma::DmaGuard;
 use crate::virtio::QueueError;
 use spec::queue_state::QueueState;
 use split::SplitRing;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the driver configured for one queue before it enabled it. Untrusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +38,22 @@ pub struct QueueConfig {
     /// Where to start. The default is a fresh queue; anything else continues where another device
     /// stood.
     pub state: QueueState,
+}
+
+/// Ends the popping of a queue that somebody else works on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// From now on the queue looks empty, but for what it inherited. What was popped before can still be pushed.
+    pub(crate) fn close(&self) {
+        // Nothing is passed along with it; the queue's next look may just as well be its last.
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// A started queue.
@@ -57,8 +75,8 @@ pub struct Virtqueue {
     inflight: Option<InflightQueue>,
     /// Heads that the device before this one had in flight when it was killed, the next one last.
     inherited: Vec<u16>,
-    /// Nothing but those is popped any more.
-    draining: bool,
+    /// Closed, nothing but those is popped any more.
+    gate: Gate,
 }
 
 impl Virtqueue {
@@ -82,7 +100,7 @@ impl Virtqueue {
             broken: false,
             inflight: None,
             inherited: Vec::new(),
-            draining: false,
+            gate: Gate::default(),
         })
     }
 
@@ -112,18 +130,53 @@ impl Virtqueue {
         Ok(queue)
     }
 
+    /// Starts a queue from `config.state` as [`Virtqueue::start`] does, and notes in `inflight` what
+    /// it has in flight.
+    ///
+    /// The state says what the table means (project rule). Nothing between the two indices is
+    /// nothing in flight: the table is cleared, whatever an earlier life left in it. If there are
+    /// chains between them, the table must name exactly as many; those are popped first.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Virtqueue::start`], and [`QueueError::Broken`] if the table cannot be this ring's.
+    pub fn start_from(
+        config: QueueConfig,
+        mut inflight: InflightQueue,
+        mem: &DmaGuard<'_>,
+    ) -> Result<Self, QueueError> {
+        let mut queue = Self::start(config, mem)?;
+        let flying = queue.in_flight();
+        if flying == 0 {
+            inflight.clear(queue.ring.next_used());
+        } else {
+            let mut heads = inflight.recover(config.size, queue.ring.next_used())?;
+            if heads.len() != usize::from(flying) {
+                return Err(QueueError::broken(format!(
+                    "the in-flight table: {} chains in flight, the queue's state says {flying}",
+                    heads.len()
+                )));
+            }
+            heads.reverse();
+            queue.inherited = heads;
+        }
+        queue.inflight = Some(inflight);
+        Ok(queue)
+    }
+
     /// Chains of another device that are still to be popped. A queue that has some cannot stop: no
     /// index would say where it stood.
     pub fn inherited(&self) -> usize {
         self.inherited.len()
     }
 
-    /// From now on pops only what [`Virtqueue::inherited`] counts.
-    pub fn drain(&mut self) {
-        self.draining = true;
+    /// What ends popping while the queue is elsewhere: closed, only what [`Virtqueue::inherited`]
+    /// counts is popped.
+    pub(crate) fn gate(&self) -> Gate {
+        self.gate.clone()
     }
 
-    /// Takes the next available chain, or `None` if there is none.
+    /// Takes the next available chain, or `None` if there is none, or the queue is to stop.
     ///
     /// The chain is walked once, here: what is returned does not change if the driver rewrites its
     /// descriptors. A malformed chain costs at most one step per descriptor of its table and is
@@ -138,7 +191,7 @@ impl Virtqueue {
         }
         let popped = match self.inherited.last() {
             Some(&head) => self.ring.chain(mem, head).map(Some),
-            None if self.draining => Ok(None),
+            None if self.gate.is_closed() => Ok(None),
             None => self.ring.pop(mem),
         };
         match &popped {

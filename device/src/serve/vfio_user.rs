@@ -12,23 +12,20 @@ mod function;
 mod interrupts;
 mod log;
 mod served;
-mod socket;
 #[cfg(test)]
 mod tests;
 
 pub use function::{ServeStats, ServedFunction};
 pub use log::DmaLog;
 pub use served::{IrqRequest, Map, Served};
-pub use socket::inherited;
 
+use super::socket::{SocketError, SocketFile};
 use backend::Backend;
-use socket::SocketFile;
 use std::fmt;
 use std::io;
-use std::os::fd::RawFd;
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_CONFIG_REGION_INDEX,
@@ -43,39 +40,9 @@ const CONFIG_SIZE: u64 = 4096;
 /// Why a function cannot be served, or no longer.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// A server listens on the socket already.
-    #[error("{path} is in use: another server listens on it; stop it or choose another path")]
-    InUse {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// Something else than a socket is at the path.
-    #[error("{path} exists and is no socket; a path to be created was expected, choose another")]
-    NotASocket {
-        /// What was in the way.
-        path: PathBuf,
-    },
-    /// The socket cannot be made.
-    #[error(
-        "cannot listen on {path}: {error}; a path of at most 107 bytes in a folder that can be written was expected"
-    )]
-    Bind {
-        /// The socket.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// A descriptor that was handed down is not what a server can listen on.
-    #[error(
-        "descriptor {fd} {what}; a Unix stream socket that listens was expected, as socket \
-         activation hands one down. A connected socket cannot be served: connect to the path instead"
-    )]
-    Inherited {
-        /// The descriptor's number.
-        fd: RawFd,
-        /// What it is instead.
-        what: String,
-    },
+    /// There is no socket to listen on.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// No client can be accepted any more.
     #[error("cannot accept a client: {0}")]
     Accept(#[source] io::Error),
@@ -107,7 +74,7 @@ impl VfioUserServer {
     ///
     /// # Errors
     ///
-    /// [`ServeError::InUse`], [`ServeError::NotASocket`] or [`ServeError::Bind`].
+    /// [`ServeError::Socket`].
     pub fn bind(path: &Path, served: Arc<dyn Served>) -> Result<Self, ServeError> {
         let (listener, socket) = SocketFile::listen(path)?;
         let server = Self::on(listener, served);

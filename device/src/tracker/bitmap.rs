@@ -31,6 +31,8 @@ pub struct Bitmap {
     hot: Words,
     /// Words that wait for their part of the bitmap to be mapped, by index.
     shadow: Mutex<BTreeMap<u64, u64>>,
+    /// Pages that bursts wrote.
+    pages: AtomicU64,
     beyond_length: AtomicU64,
     shadowed: AtomicU64,
     /// Who records the same writes, whether there is a bitmap or not.
@@ -44,6 +46,7 @@ pub struct Bitmap {
 pub struct Written<'a> {
     bitmap: &'a Bitmap,
     words: Vec<(&'a AtomicU64, u64)>,
+    pages: u64,
     /// First and last page of what does not lie in whole words of one stretch.
     cold: Vec<(u64, u64)>,
     /// Address and bytes, if there is a recorder.
@@ -56,6 +59,7 @@ impl<'a> Written<'a> {
         Self {
             bitmap,
             words: Vec::new(),
+            pages: 0,
             cold: Vec::new(),
             recorded: Vec::new(),
         }
@@ -72,6 +76,7 @@ impl<'a> Written<'a> {
         };
         let shift = self.bitmap.shift;
         let (first, last) = (iova >> shift, iova.saturating_add(more) >> shift);
+        self.pages += last - first + 1;
         // SAFETY: the lock that guards the bitmap keeps the maps still for as long as `'a`.
         let hot = unsafe { self.bitmap.hot.as_slice() };
         let words = index(first / 64)..=index(last / 64);
@@ -98,6 +103,7 @@ impl<'a> Written<'a> {
         if self.words.is_empty() && self.cold.is_empty() {
             return;
         }
+        self.bitmap.pages.fetch_add(self.pages, Ordering::Relaxed);
         let fenced = Fenced::after_data::<AtomicU64>();
         // Words that are marked already are nearly all there are: eight of them cost one branch.
         let (groups, rest) = self.words.as_chunks::<8>();
@@ -165,6 +171,12 @@ impl Bitmap {
         bitmap
     }
 
+    /// Goes on counting where `before` stands.
+    pub(crate) fn count_on(&mut self, before: &Self) {
+        *self.pages.get_mut() += before.pages.load(Ordering::Relaxed);
+        *self.beyond_length.get_mut() += before.beyond_length.load(Ordering::Relaxed);
+    }
+
     /// Whether a mark would have any effect.
     #[inline]
     pub(crate) fn is_active(&self) -> bool {
@@ -186,6 +198,7 @@ impl Bitmap {
     pub(crate) fn stats(&self) -> TrackerStats {
         let shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
         TrackerStats {
+            pages: self.pages.load(Ordering::Relaxed),
             beyond_length: self.beyond_length.load(Ordering::Relaxed),
             shadowed: self.shadowed.load(Ordering::Relaxed),
             undelivered: shadow.len().try_into().unwrap_or(u64::MAX),

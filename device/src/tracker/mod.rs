@@ -52,6 +52,8 @@ impl TrackerConfig {
 /// What the tracker could not do, since it was last enabled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrackerStats {
+    /// Pages that bursts wrote while tracking was on; a page that is written again counts again.
+    pub pages: u64,
     /// Marks dropped because their bit lies beyond `bitmap_length`. Draft 2023 forbids setting them
     /// and gives no other rule; counting is a project rule.
     pub beyond_length: u64,

@@ -48,6 +48,12 @@ impl DmaMemory {
         Ok(unsafe { std::slice::from_raw_parts(first.cast::<T>(), items) })
     }
 
+    /// Where the window is mapped here. Whoever hands this on to somebody who reads or writes it
+    /// argues as `view` does: by atomics, by volatile copies, or from outside this process.
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.address(0)
+    }
+
     fn address(&self, start: usize) -> *mut u8 {
         // `wrapping_add` needs no promise; the callers have checked that the sum is inside.
         self.region.as_ptr().wrapping_add(self.base + start)

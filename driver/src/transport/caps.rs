@@ -86,8 +86,13 @@ fn read_struct<T: FromBytes>(bus: &dyn Bus, at: u8) -> Result<Option<T>, DriverE
     Ok(T::read_from_bytes(data).ok())
 }
 
-/// Lets the function decode its memory BARs and reach memory.
-pub(super) fn enable(bus: &dyn Bus) -> Result<(), DriverError> {
+/// Lets the function decode its memory BARs and reach memory, as [`Transport::new`] does.
+///
+/// # Errors
+/// What the bus says.
+///
+/// [`Transport::new`]: super::Transport::new
+pub fn enable(bus: &dyn Bus) -> Result<(), DriverError> {
     let command = read16(bus, header::COMMAND)?;
     let wanted = command | header::COMMAND_MEMORY | header::COMMAND_MASTER;
     if wanted != command {

@@ -16,7 +16,7 @@ use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatu
 /// `n / 8` is page `n`.
 #[derive(Debug)]
 pub(super) struct Log {
-    file: File,
+    pub(super) file: File,
     bitmap: DmaMemory,
     /// Taken from logs that this one replaced, and not yet reported.
     before: DirtySet,
@@ -64,11 +64,19 @@ impl Frontend {
     ///
     /// # Errors
     /// [`VhostUserError::FeaturesMissing`] or [`VhostUserError::ProtocolMissing`] if the backend
-    /// cannot log; or what the backend says.
+    /// cannot log, [`VhostUserError::Address`] if no memory is shared; or what the backend says.
     pub fn start_log(&mut self) -> Result<(), VhostUserError> {
         self.offers(VhostUserVirtioFeatures::LOG_ALL.bits())?;
         self.speaks(VhostUserProtocolFeatures::LOG_SHMFD, "LOG_SHMFD")?;
-        self.log_up_to(end_of(&self.shared))?;
+        let end = end_of(&self.shared);
+        if end == 0 {
+            return Err(VhostUserError::Address {
+                what: "a dirty log",
+                address: end,
+                why: "there is no memory to log; share some first",
+            });
+        }
+        self.log_up_to(end)?;
         self.apply_log(true)
     }
 

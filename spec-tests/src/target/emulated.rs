@@ -279,7 +279,7 @@ impl VirtioDevice for Changing {
         index: u16,
         queue: &mut Virtqueue,
         dma: &Dma,
-        notify: &mut bool,
+        notify: &mut dyn FnMut(),
     ) -> Result<Progress, QueueError> {
         self.disk.process(index, queue, dma, notify)
     }

@@ -6,6 +6,9 @@ export PATH=/bin:/sbin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+# The lines to and from the host: nothing in them is for a terminal to interpret.
+stty -F /dev/ttyS1 raw -echo
+exec 3<>/dev/ttyS1
 fact kernel "$(uname -r)"
 inserted=yes
 [ -f /modules.order ] && while read -r module; do

@@ -16,12 +16,7 @@ impl Serial {
     /// Reads a serial log.
     pub fn new(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes).replace('\r', "");
-        let pairs = text
-            .lines()
-            .filter_map(|line| line.strip_prefix('@')?.split_once('='));
-        let facts = pairs
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
+        let facts = facts(&text);
         Self { text, facts }
     }
 
@@ -41,8 +36,8 @@ impl Serial {
         Ok(())
     }
 
-    /// Whether the script came to its end.
-    pub fn finished(&self) -> Result<()> {
+    /// Whether the kernel that was asked for came up and took its modules.
+    pub fn booted(&self, kernel: &str) -> Result<()> {
         let inserted = self
             .facts
             .get("modules")
@@ -51,6 +46,11 @@ impl Serial {
             inserted == "yes",
             "the guest did not insert its modules: {inserted}"
         );
+        self.expect("kernel", kernel)
+    }
+
+    /// Whether the script came to its end.
+    pub fn finished(&self) -> Result<()> {
         ensure!(
             self.facts
                 .get("last")
@@ -66,6 +66,17 @@ impl Serial {
     }
 }
 
+/// The facts in a text; of several with one name the last. A line that is not whole is none.
+pub fn facts(text: &str) -> BTreeMap<String, String> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let pairs = whole
+        .lines()
+        .filter_map(|line| line.strip_prefix('@')?.split_once('='));
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.trim_end().to_owned()))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,10 +87,10 @@ mod tests {
         assert_eq!(serial.fact("a").ok(), Some("1=2"));
         assert!(serial.fact("b").is_err());
         assert!(serial.finished().is_err(), "no last marker");
-        assert!(
-            Serial::new(b"@modules=yes\r\n@last=reached\r\n")
-                .finished()
-                .is_ok()
-        );
+        assert!(serial.booted("6.1").is_err(), "no kernel");
+        let serial = Serial::new(b"@kernel=6.1\r\n@modules=yes\r\n@last=reached\r\n@cut=");
+        assert!(serial.booted("6.1").is_ok() && serial.finished().is_ok());
+        assert!(serial.booted("6.12").is_err(), "another kernel");
+        assert!(serial.fact("cut").is_err(), "the line is not whole");
     }
 }

@@ -1,26 +1,37 @@
 //! The part that is a real guest: stock Debian makes a file system on our disk and copies a tree
-//! onto it; then the host checks the file system and compares every file.
+//! onto it; then the host checks the file system and compares every file. With both kernels, and
+//! with an IOMMU in the guest's machine, which maps and unmaps memory around every request.
 
 use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use super::Options;
+use super::pci_config::{self, Capabilities, TRACKER};
 use super::served::Served;
 use super::tree::{self, Totals};
+use crate::figures;
 use crate::guest::Guest;
 use crate::process;
-use crate::testbed::{self, TestBed};
+use crate::testbed::{self, Platform, TestBed};
 use crate::workspace::Workspace;
 
-/// Some 24 MiB, and what it grows to in the long variant.
+/// Some 24 MiB, what it grows to in the long variant, and what an IOMMU's maps leave time for.
 const FILES: usize = 300;
 const FILES_FULL: usize = 1500;
+const FILES_IOMMU: usize = 40;
 const AT_LEAST: u64 = 20 << 20;
 const AT_MOST: Duration = Duration::from_secs(180);
 const AT_MOST_FULL: Duration = Duration::from_secs(600);
+/// Maps that an IOMMU run makes at least, and that another makes at most: the machine's memory is
+/// mapped in a few pieces, some of them several times while the firmware shadows its ROM.
+const MAPS_IOMMU: u64 = 2000;
+const MAPS_PLAIN: u64 = 100;
+/// VIRTIO_F_ACCESS_PLATFORM, as a place in what Linux prints of the features it took.
+const ACCESS_PLATFORM: usize = 33;
 /// What the guest must have found: the kernel's drivers of the PCI function and of the virtio
 /// device on it, and the identity of a modern virtio-blk function, which QEMU's own disk lacks.
 const FOUND: [(&str, &str); 3] = [
@@ -34,6 +45,8 @@ test -b /dev/vda
 fact driver \"$(basename \"$(readlink /sys/block/vda/device/driver)\")\"
 fact pci_driver \"$(basename \"$(readlink /sys/block/vda/device/../driver)\")\"
 fact pci_id \"$(cat /sys/block/vda/device/../vendor):$(cat /sys/block/vda/device/../device)\"
+fact features \"$(cat /sys/block/vda/device/features)\"
+fact iommu \"$(cat /sys/block/vda/device/../iommu_group/type || echo none)\"
 mkfs.ext4 -q -F /dev/vda
 mount -t ext4 /dev/vda /mnt
 cp -a /tree/. /mnt/
@@ -52,94 +65,149 @@ cd /
 umount /mnt
 ";
 
-/// Boots the guest on the device and judges everything that came of it.
+/// One guest.
+struct Case<'a> {
+    platform: Platform<'a>,
+    iommu: bool,
+    files: usize,
+    at_most: Duration,
+}
+
+/// Boots each guest on the device and judges everything that came of it.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
     let bed = testbed::ensure(workspace)?;
     let tidemark = workspace.tidemark()?;
-    let dir = bed.run_dir("guest-disk")?;
-    let began = Instant::now();
-
-    let (files, at_most) = if options.full {
-        (FILES_FULL, AT_MOST_FULL)
-    } else {
-        (FILES, AT_MOST)
-    };
-    let source = dir.join("source");
-    tree::make(&source, files)?;
-    let disk = dir.join("disk.img");
-    File::create(&disk)?.set_len(512 << 20)?;
-
-    let mut guest = Guest::new(&bed, &script());
-    guest.ext4()?.tree("/tree", &source)?;
-    for (index, piece) in tree::sparse_pieces().into_iter().enumerate() {
-        guest.bytes(&format!("/pieces/{index}"), piece);
-    }
-    tree::make_sparse(&source.join("sparse"))?;
-    guest.bytes("/sums", sums(&source)?.into_bytes());
-
-    // A socket's path is limited to 108 bytes, which a deep workspace would exceed.
-    let sockets = tempfile::tempdir()?;
-    let socket = sockets.path().join("disk.sock");
-    let device = Served::start(&tidemark, &socket, &disk)?;
-    let run = guest.vfio_user(&socket).boot(&dir, at_most);
-    // What the device says at its end explains a failed guest, so both are awaited.
-    let report = device.finish();
-    let run = match (run, &report) {
-        (Err(guest), Err(device)) => {
-            return Err(guest.context(format!("the device failed too: {device:#}")));
+    let (mut runs, mut requests, mut bytes) = (Vec::new(), 0, 0);
+    for iommu in [false, true] {
+        for platform in bed.vfio_user_platforms() {
+            let (files, at_most) = match (options.full, iommu) {
+                (true, false) => (FILES_FULL, AT_MOST_FULL),
+                (true, true) => (FILES, AT_MOST_FULL),
+                (false, false) => (FILES, AT_MOST),
+                (false, true) => (FILES_IOMMU, AT_MOST),
+            };
+            let case = Case {
+                platform,
+                iommu,
+                files,
+                at_most,
+            };
+            let figures = case.run(&bed, &tidemark).with_context(|| {
+                let behind = if iommu { ", behind an IOMMU" } else { "" };
+                format!("the guest on {}{behind}", platform.name())
+            })?;
+            requests += figures["requests"].as_u64().unwrap_or_default();
+            bytes += figures["bytes"].as_u64().unwrap_or_default();
+            runs.push(figures);
         }
-        (run, _) => run?,
-    };
-    let report = report?;
-    let requests = report.get("requests").and_then(serde_json::Value::as_u64);
-    let requests =
-        requests.with_context(|| format!("the device reported no `requests` in {report}"))?;
-    ensure!(
-        requests > 0,
-        "the device served no request: the guest used another disk"
-    );
-
-    for (fact, expected) in FOUND {
-        run.serial.expect(fact, expected)?;
     }
-    let blocks: u64 = run.serial.fact("sparse_blocks")?.parse()?;
-    ensure!(
-        blocks * 512 < tree::SPARSE_LENGTH / 2,
-        "the sparse file took {blocks} sectors"
+    let shown = format!(
+        "{} guests, {requests} requests, {} MiB of files equal",
+        runs.len(),
+        bytes >> 20
     );
+    figures::keep(workspace, "guest", &json!({"runs": runs}))?;
+    Ok(shown)
+}
 
-    let totals = compare(&bed, &dir, &disk, &source)?;
-    run.serial.expect("verified", &totals.files.to_string())?;
-    ensure!(
-        totals.bytes >= AT_LEAST,
-        "only {} bytes were compared",
-        totals.bytes
-    );
-    println!(
-        "{}",
-        serde_json::json!({
-            "part": "guest",
-            "kernel": bed.kernel_release,
-            "qemu": bed.qemu_version,
+impl Case<'_> {
+    fn run(&self, bed: &TestBed, tidemark: &Path) -> Result<Value> {
+        let began = Instant::now();
+        let dir = bed.run_dir("guest-disk")?;
+        let source = dir.join("source");
+        tree::make(&source, self.files)?;
+        let disk = dir.join("disk.img");
+        File::create(&disk)?.set_len(512 << 20)?;
+
+        let mut guest = Guest::new(bed, self.platform, &script());
+        guest.ext4()?.tree("/tree", &source)?;
+        for (index, piece) in tree::sparse_pieces().into_iter().enumerate() {
+            guest.bytes(&format!("/pieces/{index}"), piece);
+        }
+        tree::make_sparse(&source.join("sparse"))?;
+        guest.bytes("/sums", sums(&source)?.into_bytes());
+        if self.iommu {
+            guest.iommu();
+        }
+
+        // A socket's path is limited to 108 bytes, which a deep workspace would exceed.
+        let sockets = tempfile::tempdir()?;
+        let socket = sockets.path().join("disk.sock");
+        let device = Served::vfio_user(tidemark, &socket, &disk, &[])?;
+        guest.vfio_user(&socket).watch(device.process())?;
+        let run = guest.boot(&dir, self.at_most);
+        let (run, report) = device.finish_with(run)?;
+        let counted = |name: &str| {
+            let count = report.get(name).and_then(Value::as_u64);
+            count.with_context(|| format!("the device reported no `{name}` in {report}"))
+        };
+
+        let requests = counted("requests")?;
+        ensure!(
+            requests > 0,
+            "the device served no request: the guest used another disk"
+        );
+        for (fact, expected) in FOUND {
+            run.serial.expect(fact, expected)?;
+        }
+        let features = run.serial.fact("features")?;
+        ensure!(
+            features.as_bytes().get(ACCESS_PLATFORM) == Some(&b'1'),
+            "the guest's addresses need not be the device's: it took the features {features}"
+        );
+        let seen = Capabilities::parse(run.serial.fact("config")?)?;
+        ensure!(
+            seen.virtio.contains(&TRACKER),
+            "the guest does not see the tracker's capability: {seen:?}"
+        );
+        let (maps, unmaps) = (counted("dma_maps")?, counted("dma_unmaps")?);
+        let (domain, mapped) = match self.iommu {
+            true => ("DMA", maps >= MAPS_IOMMU && unmaps >= MAPS_IOMMU),
+            false => ("none", maps <= MAPS_PLAIN),
+        };
+        run.serial.expect("iommu", domain)?;
+        ensure!(
+            mapped,
+            "the device was told of {maps} maps and {unmaps} unmaps, with an IOMMU domain {domain}"
+        );
+        let blocks: u64 = run.serial.fact("sparse_blocks")?.parse()?;
+        ensure!(
+            blocks * 512 < tree::SPARSE_LENGTH / 2,
+            "the sparse file took {blocks} sectors"
+        );
+
+        let totals = compare(bed, &dir, &disk, &source)?;
+        run.serial.expect("verified", &totals.files.to_string())?;
+        ensure!(
+            totals.bytes >= AT_LEAST,
+            "only {} bytes were compared",
+            totals.bytes
+        );
+        fs::remove_dir_all(&dir)?;
+        Ok(json!({
+            "kernel": self.platform.kernel.release,
+            "qemu": self.platform.qemu.version,
+            "iommu": self.iommu,
             "seconds": began.elapsed().as_secs_f64(),
             "guest_seconds": run.seconds,
             "requests": requests,
+            "interrupts": counted("interrupts")?,
+            "dma_maps": maps,
+            "dma_unmaps": unmaps,
             "entries": totals.entries,
             "files": totals.files,
             "bytes": totals.bytes,
-        })
-    );
-    fs::remove_dir_all(&dir)?;
-    Ok(format!(
-        "{requests} requests, {} files and {} MiB equal",
-        totals.files,
-        totals.bytes >> 20
-    ))
+        }))
+    }
 }
 
 /// The guest's work, with the sparse file made in place: an archive has no holes.
 fn script() -> String {
-    let mut script = format!("{PREPARE}truncate -s {} /mnt/sparse\n", tree::SPARSE_LENGTH);
+    let mut script = format!(
+        "{}{PREPARE}truncate -s {} /mnt/sparse\n",
+        pci_config::REPORT,
+        tree::SPARSE_LENGTH
+    );
     for (index, (offset, _)) in tree::SPARSE_PIECES.iter().enumerate() {
         script.push_str(&format!(
             "dd if=/pieces/{index} of=/mnt/sparse bs=512 seek={} conv=notrunc\n",

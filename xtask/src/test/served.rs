@@ -8,8 +8,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::guest::Run;
 use crate::process::{self, Watched};
 
 const START: Duration = Duration::from_secs(20);
@@ -25,16 +27,23 @@ pub struct Served {
 impl Served {
     /// Starts the device and waits until it says that it listens. Nobody connects to find out: the
     /// server serves one connection, and QEMU's is to be that one.
-    pub fn start(tidemark: &Path, socket: &Path, disk: &Path) -> Result<Self> {
+    pub fn vfio_user(tidemark: &Path, socket: &Path, disk: &Path, more: &[&str]) -> Result<Self> {
         let mut command = Command::new(tidemark);
         command
             .args(["device", "vfio-user", "--socket-path"])
             .arg(socket);
-        command.arg("--disk").arg(disk);
+        command.arg("--disk").arg(disk).args(more);
         Self::spawn(&mut command)
     }
 
-    fn spawn(command: &mut Command) -> Result<Self> {
+    /// The process, for a guest to watch.
+    pub fn process(&self) -> &Watched {
+        &self.process
+    }
+
+    /// The same for any server that says `listening on PATH`, and reports at its end, as
+    /// `tidemark device` does.
+    pub fn spawn(command: &mut Command) -> Result<Self> {
         let shown = process::shown(command);
         let mut process = Watched::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
         let mut stdout = process
@@ -60,6 +69,30 @@ impl Served {
             stdout,
             stderr,
         })
+    }
+
+    /// The device's report beside the run of the guest that had it. What the device says at its end
+    /// explains a failed guest, so both are awaited.
+    pub fn finish_with(self, run: Result<Run>) -> Result<(Run, Value)> {
+        match (run, self.finish()) {
+            (Err(guest), Err(device)) => {
+                Err(guest.context(format!("the device failed too: {device:#}")))
+            }
+            (run, report) => Ok((run?, report?)),
+        }
+    }
+
+    /// Kills it, at whatever it is, and waits for its end.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.signal(Signal::KILL)?;
+        let ended = self.process.wait(END)?;
+        ended.map(drop).context("a killed process lives")
+    }
+
+    /// Ends one that would go on, and gives what it reports.
+    pub fn stop(self) -> Result<Value> {
+        self.process.terminate()?;
+        self.finish()
     }
 
     /// What the device reports at its end, which the client's disconnect brings about; SIGTERM
@@ -95,7 +128,7 @@ impl Served {
 }
 
 /// Shows lines and passes them on as they come, and gives all of them at the end.
-fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
+pub(super) fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
     let mut all = String::new();
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         eprintln!("device: {line}");
@@ -107,7 +140,7 @@ fn forward(stderr: ChildStderr, lines: &mpsc::Sender<String>) -> String {
     all
 }
 
-fn wait_for_listening(lines: &Receiver<String>) -> Result<()> {
+pub(super) fn wait_for_listening(lines: &Receiver<String>) -> Result<()> {
     let deadline = Instant::now() + START;
     let mut seen = String::new();
     loop {

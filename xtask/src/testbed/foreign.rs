@@ -6,6 +6,8 @@
 //! and modules relative to its executable, which is the loader then, so both are passed
 //! explicitly.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -19,6 +21,26 @@ const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"
 /// The dynamic loader's file name, and its path as programs name it.
 const LOADER: &str = "ld-linux-x86-64.so.2";
 const INTERPRETER: &str = "/lib64/ld-linux-x86-64.so.2";
+
+/// Where a folder's launchers are.
+pub const LAUNCHERS: &str = "launch";
+
+/// A script that starts a program of the folder it is in, wherever that folder is.
+pub fn launcher(program: &str, name: &str) -> String {
+    let [first, second] = LIBRARIES;
+    format!(
+        "#!/bin/sh
+root=$(dirname \"$(dirname \"$(readlink -f \"$0\")\")\")
+for dir in {first} {second}; do
+    loader=$root/$dir/{LOADER}
+    [ -f \"$loader\" ] && break
+done
+export QEMU_MODULE_DIR=\"$root/{second}/qemu\" GCONV_PATH=\"$root/{second}/gconv\"
+exec \"$loader\" --inhibit-cache --library-path \"$root/{first}:$root/{second}\" \\
+    --argv0 {name} \"$root/{program}\" \"$@\"
+"
+    )
+}
 
 /// A folder with unpacked packages.
 #[derive(Clone, Serialize)]
@@ -50,6 +72,16 @@ impl Foreign {
         let mut command = self.loader()?;
         command.args(["--argv0", name]).arg(path);
         Ok(command)
+    }
+
+    /// Makes a launcher for a program under a name, for who starts it by itself.
+    pub fn launch(&self, name: &str, program: &str) -> Result<()> {
+        let dir = self.root.join(LAUNCHERS);
+        fs::create_dir_all(&dir)?;
+        let path = dir.join(name);
+        fs::write(&path, launcher(program, name))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o755))
+            .with_context(|| format!("cannot make {} executable", path.display()))
     }
 
     /// The files that a program of the folder needs to run in a guest, as pairs of the guest's

@@ -1,6 +1,7 @@
 //! The step that is a kernel: Debian's cloud kernel, unpacked, with its modules indexed.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -8,18 +9,20 @@ use anyhow::{Context, Result, ensure};
 use super::apt::Apt;
 use super::step::{Findings, Step};
 use super::{Foreign, unpack};
-use crate::guest::{BLOCK_MODULES, Modules};
+use crate::guest::{BLOCK_MODULES, Modules, VFIO_MODULES};
 use crate::process;
 
 /// Depends on the current kernel of the release.
 const META: &str = "linux-image-cloud-amd64";
-/// The long-term kernel of Debian 12.
-const SERIES: &str = "6.1.";
 
-/// The kernel that guests boot.
-pub struct Kernel<'a> {
+/// A kernel that guests boot.
+pub struct KernelStep<'a> {
+    /// The step's name.
+    pub name: &'static str,
     /// Where it comes from.
     pub apt: &'a Apt<'a>,
+    /// How its version begins: each release of Debian keeps to one series.
+    pub series: &'static str,
     /// Has depmod.
     pub tools: &'a Foreign,
 }
@@ -34,8 +37,10 @@ pub fn modules(dir: &Path, release: &str) -> PathBuf {
     dir.join("lib/modules").join(release)
 }
 
-impl Step for Kernel<'_> {
-    const NAME: &'static str = "kernel";
+impl Step for KernelStep<'_> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
 
     fn recipe(&self) -> String {
         format!(
@@ -53,6 +58,10 @@ impl Step for Kernel<'_> {
         for package in self.apt.download_alone(&[name])? {
             unpack(&package, dir)?;
         }
+        // From Debian 13 on, packages have their files below usr alone; depmod looks beside it.
+        if !dir.join("lib").exists() {
+            symlink("usr/lib", dir.join("lib"))?;
+        }
         // The package leaves modules.dep to its installation.
         let mut depmod = self.tools.command_named("bin/kmod", "depmod")?;
         process::capture(depmod.arg("-b").arg(dir).arg(release(dir)?))?;
@@ -62,15 +71,16 @@ impl Step for Kernel<'_> {
     fn check(&self, dir: &Path) -> Result<Findings> {
         let release = release(dir)?;
         ensure!(
-            release.starts_with(SERIES),
-            "the kernel is {release}, and the guest tests expect {SERIES}x"
+            release.starts_with(self.series),
+            "the kernel is {release}, and the guest tests expect {}x",
+            self.series
         );
         let image = image(dir, &release);
         let size = fs::metadata(&image)
             .with_context(|| format!("no {}", image.display()))?
             .len();
         let modules = Modules::read(&modules(dir, &release))?;
-        let needed = modules.load_order(BLOCK_MODULES)?;
+        let needed = modules.load_order(&[BLOCK_MODULES, VFIO_MODULES].concat())?;
         for path in &needed {
             ensure!(
                 path.is_file(),

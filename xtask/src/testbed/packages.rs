@@ -1,34 +1,51 @@
 //! The steps that are packages with their dependencies: QEMU, and the guest's programs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use super::apt::Apt;
+use super::foreign::{LAUNCHERS, launcher};
 use super::step::{Findings, Step};
 use super::{Foreign, unpack};
 use crate::guest::QEMU;
 use crate::process;
 
-/// The first major version whose `vfio-user-pci` the guest tests were written for.
-const QEMU_AT_LEAST: u32 = 11;
+/// The daemon that serves disks without a virtual machine: what our speed is held against.
+const STORAGE_DAEMON: &str = "usr/bin/qemu-storage-daemon";
 
-/// QEMU from trixie-backports: the host's has no `vfio-user-pci`.
-pub struct Qemu<'a> {
+/// A QEMU with its storage daemon, of one Debian release.
+pub struct QemuStep<'a> {
+    /// The step's name.
+    pub name: &'static str,
     /// Where it comes from.
     pub apt: &'a Apt<'a>,
+    /// The oldest version that serves the purpose, by major and minor number.
+    pub at_least: (u32, u32),
+    /// A device that it must know.
+    pub device: &'static str,
 }
 
-impl Step for Qemu<'_> {
-    const NAME: &'static str = "qemu";
+const QEMU_PACKAGES: [&str; 2] = ["qemu-system-x86", "qemu-utils"];
+
+impl Step for QemuStep<'_> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
 
     fn recipe(&self) -> String {
-        format!("qemu-system-x86 with dependencies of {}", self.apt.suites())
+        format!(
+            "{} with dependencies of {}, launchers: {}",
+            QEMU_PACKAGES.join(" "),
+            self.apt.suites(),
+            launcher(STORAGE_DAEMON, STORAGE_DAEMON)
+        )
     }
 
     fn build(&self, dir: &Path) -> Result<()> {
-        install(self.apt, &["qemu-system-x86"], dir)
+        install(self.apt, &QEMU_PACKAGES, dir)?;
+        Foreign::new(dir.to_path_buf()).launch("qemu-storage-daemon", STORAGE_DAEMON)
     }
 
     fn check(&self, dir: &Path) -> Result<Findings> {
@@ -36,50 +53,78 @@ impl Step for Qemu<'_> {
         let text = process::capture(foreign.command(QEMU)?.arg("--version"))?;
         let version = version(&text)
             .with_context(|| format!("`qemu-system-x86_64 --version` printed: {text}"))?;
-        let major = version
-            .split('.')
-            .next()
-            .and_then(|number| number.parse::<u32>().ok());
+        let (major, minor) = self.at_least;
         ensure!(
-            major.is_some_and(|major| major >= QEMU_AT_LEAST),
-            "QEMU {version} came, and vfio-user guests need {QEMU_AT_LEAST} or newer"
+            major_minor(version) >= self.at_least,
+            "QEMU {version} came, and the guest tests need {major}.{minor} or newer"
         );
         let devices = process::capture(foreign.command(QEMU)?.args(["-device", "help"]))?;
+        let device = self.device;
         ensure!(
-            devices.contains("\"vfio-user-pci\""),
-            "QEMU {version} has no device vfio-user-pci"
+            devices.contains(&format!("\"{device}\"")),
+            "QEMU {version} has no device {device}"
         );
-        let libraries = foreign.libraries(QEMU)?.len();
+        let text = process::capture(Command::new(storage_daemon(dir)).arg("--version"))?;
+        ensure!(
+            text.contains(version),
+            "QEMU {version} came with a storage daemon of another version: {text}"
+        );
+        let libraries = foreign.libraries(QEMU)?.len() + foreign.libraries(STORAGE_DAEMON)?.len();
         Ok(Findings::default()
             .with("qemu", version)
             .with("libraries", libraries.to_string()))
     }
 }
 
-/// What guests run, and what the host uses on their images: busybox, e2fsprogs, kmod.
+/// Starts the storage daemon in a folder of QEMU, for programs that know nothing of a foreign
+/// loader.
+pub fn storage_daemon(dir: &Path) -> PathBuf {
+    dir.join(LAUNCHERS).join("qemu-storage-daemon")
+}
+
+const TOOLS_PACKAGES: [&str; 5] = ["busybox-static", "e2fsprogs", "kmod", "mtools", "syslinux"];
+/// The names under which syslinux calls the one program of mtools.
+const MTOOLS: [&str; 3] = ["mattrib", "mcopy", "mmove"];
+
+/// What guests run, and what the host uses on their images: busybox, e2fsprogs, kmod; and for disks
+/// to boot from, mtools and syslinux.
 pub struct Tools<'a> {
     /// Where they come from.
     pub apt: &'a Apt<'a>,
 }
 
 impl Step for Tools<'_> {
-    const NAME: &'static str = "tools";
+    fn name(&self) -> &'static str {
+        "tools"
+    }
 
     fn recipe(&self) -> String {
         format!(
-            "busybox-static e2fsprogs kmod with dependencies of {}",
-            self.apt.suites()
+            "{} with dependencies of {}, launchers: {}",
+            TOOLS_PACKAGES.join(" "),
+            self.apt.suites(),
+            launcher("usr/bin/mtools", &MTOOLS.join(" "))
         )
     }
 
     fn build(&self, dir: &Path) -> Result<()> {
-        install(self.apt, &["busybox-static", "e2fsprogs", "kmod"], dir)
+        install(self.apt, &TOOLS_PACKAGES, dir)?;
+        let foreign = Foreign::new(dir.to_path_buf());
+        let mut names = MTOOLS.into_iter();
+        names.try_for_each(|name| foreign.launch(name, "usr/bin/mtools"))
     }
 
     fn check(&self, dir: &Path) -> Result<Findings> {
         let foreign = Foreign::new(dir.to_path_buf());
         let busybox = process::capture(&mut Command::new(dir.join("bin/busybox")))?;
-        for program in ["sbin/mke2fs", "sbin/e2fsck", "sbin/debugfs", "bin/kmod"] {
+        for program in [
+            "sbin/mke2fs",
+            "sbin/e2fsck",
+            "sbin/debugfs",
+            "bin/kmod",
+            "usr/bin/mtools",
+            "usr/bin/syslinux",
+        ] {
             foreign.libraries(program)?;
         }
         let mut findings = Findings::default();
@@ -100,6 +145,14 @@ impl Step for Tools<'_> {
             (
                 "kmod",
                 process::capture(foreign.command("bin/kmod")?.arg("--version"))?,
+            ),
+            (
+                "mtools",
+                process::capture(Command::new(dir.join(LAUNCHERS).join("mcopy")).arg("-V"))?,
+            ),
+            (
+                "syslinux",
+                process::capture(foreign.command("usr/bin/syslinux")?.arg("--version"))?,
             ),
         ] {
             let version = version(&text).with_context(|| format!("{name} printed: {text}"))?;
@@ -130,9 +183,27 @@ fn version(text: &str) -> Option<&str> {
     })
 }
 
+/// Major and minor number of a version; zero for what is no number.
+pub fn major_minor(version: &str) -> (u32, u32) {
+    let mut numbers = version
+        .split('.')
+        .map(|number| number.parse().unwrap_or_default());
+    (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use super::version;
+    use super::{major_minor, version};
+
+    #[test]
+    fn versions_are_ordered_by_their_numbers() {
+        assert_eq!(major_minor("11.1.3"), (11, 1));
+        assert!(major_minor("7.2") < major_minor("11.0.0"));
+        assert_eq!(major_minor("x"), (0, 0));
+    }
 
     #[test]
     fn versions_are_found_in_what_programs_print() {

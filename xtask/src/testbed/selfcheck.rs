@@ -1,5 +1,6 @@
-//! The step that proves the bed: a guest boots, finds QEMU's own disk and writes a file system on
-//! it. What fails later with our device then points at our device.
+//! The step that proves the bed: with each QEMU, each kernel boots, finds QEMU's own disk, writes
+//! a file system on it and inserts what VFIO needs. What fails later with our device then points
+//! at our device.
 
 use std::fs;
 use std::path::Path;
@@ -7,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::TestBed;
 use super::step::{Findings, Step};
-use crate::guest::{Guest, SERIAL_LOG, Serial};
+use super::{Platform, TestBed};
+use crate::guest::{Guest, SERIAL_LOG, Serial, VFIO_MODULES};
 
 /// Writes, unmounts and reads back.
 const SCRIPT: &str = "\
@@ -21,31 +22,68 @@ mount -t ext4 -o ro /dev/vda /mnt
 cmp /bin/busybox /mnt/copy
 umount /mnt
 fact compared equal
+test -d /sys/bus/pci/drivers/vfio-pci
+fact vfio there
 ";
 
-/// A boot with QEMU's own virtio-blk device.
+/// A boot with QEMU's own virtio-blk device, on every platform.
 pub struct SelfCheck<'a> {
     /// All steps before this one.
     pub bed: &'a TestBed,
 }
 
 impl Step for SelfCheck<'_> {
-    const NAME: &'static str = "self-check";
+    fn name(&self) -> &'static str {
+        "self-check"
+    }
 
     fn recipe(&self) -> String {
         let bed = self.bed;
+        let platforms = bed.platforms().map(|platform| platform.name());
         format!(
-            "QEMU {}, Linux {}, busybox {}, e2fsprogs {}: {SCRIPT}",
-            bed.qemu_version, bed.kernel_release, bed.busybox_version, bed.e2fsprogs_version
+            "{}, busybox {}, e2fsprogs {}: {SCRIPT}",
+            platforms.join(", "),
+            bed.busybox_version,
+            bed.e2fsprogs_version
         )
     }
 
     fn build(&self, dir: &Path) -> Result<()> {
+        for platform in self.bed.platforms() {
+            let dir = dir.join(platform.name());
+            fs::create_dir(&dir)?;
+            self.boot(platform, &dir)
+                .with_context(|| format!("the guest on {}", platform.name()))?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, dir: &Path) -> Result<Findings> {
+        for platform in self.bed.platforms() {
+            let path = dir.join(platform.name()).join(SERIAL_LOG);
+            let text = fs::read(&path).with_context(|| format!("no {}", path.display()))?;
+            let serial = Serial::new(&text);
+            serial.expect("kernel", &platform.kernel.release)?;
+            serial.expect("compared", "equal")?;
+            serial.expect("vfio", "there")?;
+        }
+        Ok(Findings::default().with(
+            "guests",
+            format!(
+                "{} wrote and read back through QEMU's own virtio-blk",
+                self.bed.platforms().len()
+            ),
+        ))
+    }
+}
+
+impl SelfCheck<'_> {
+    fn boot(&self, platform: Platform<'_>, dir: &Path) -> Result<()> {
         let image = dir.join("disk.img");
         fs::File::create(&image)?.set_len(64 << 20)?;
         let disk = serde_json::json!({"driver": "file", "node-name": "d0", "filename": image});
-        let mut guest = Guest::new(self.bed, SCRIPT);
-        guest.ext4()?.qemu([
+        let mut guest = Guest::new(self.bed, platform, SCRIPT);
+        guest.ext4()?.modules(VFIO_MODULES)?.arguments([
             "-blockdev",
             &disk.to_string(),
             "-device",
@@ -55,14 +93,5 @@ impl Step for SelfCheck<'_> {
         run.serial.expect("compared", "equal")?;
         fs::remove_file(image)?;
         Ok(())
-    }
-
-    fn check(&self, dir: &Path) -> Result<Findings> {
-        let path = dir.join(SERIAL_LOG);
-        let text = fs::read(&path).with_context(|| format!("no {}", path.display()))?;
-        let serial = Serial::new(&text);
-        serial.expect("kernel", &self.bed.kernel_release)?;
-        serial.expect("compared", "equal")?;
-        Ok(Findings::default().with("guest", "wrote and read back through QEMU's own virtio-blk"))
     }
 }

@@ -43,7 +43,7 @@ impl Findings {
 /// One artefact of the test bed, in a folder of its own.
 pub trait Step {
     /// Names the folder and the line of progress.
-    const NAME: &'static str;
+    fn name(&self) -> &'static str;
 
     /// All that decides what is built: a stamp with another recipe is void.
     fn recipe(&self) -> String;
@@ -67,15 +67,16 @@ const STAMP: &str = "stamp.json";
 /// Keeps a folder that proves sound and builds any other.
 pub fn ensure<S: Step>(bed: &Path, step: &S) -> Result<Findings> {
     let began = Instant::now();
-    let dir = bed.join(S::NAME);
-    print!("setup: {:<11} ", S::NAME);
+    let name = step.name();
+    let dir = bed.join(name);
+    print!("setup: {name:<15} ");
     std::io::stdout().flush()?;
     let (verb, findings) = match kept(&dir, step) {
         Ok(findings) => ("kept", findings),
         Err(reason) => {
             if dir.exists() {
                 println!("broken, building it again: {reason:#}");
-                print!("setup: {:<11} ", S::NAME);
+                print!("setup: {name:<15} ");
                 std::io::stdout().flush()?;
             }
             let built = build(bed, &dir, step);
@@ -84,7 +85,7 @@ pub fn ensure<S: Step>(bed: &Path, step: &S) -> Result<Findings> {
             }
             (
                 "built",
-                built.with_context(|| format!("setup step {} failed", S::NAME))?,
+                built.with_context(|| format!("setup step {name} failed"))?,
             )
         }
     };
@@ -113,7 +114,7 @@ fn kept<S: Step>(dir: &Path, step: &S) -> Result<Findings> {
 fn build<S: Step>(bed: &Path, dir: &Path, step: &S) -> Result<Findings> {
     remove(dir)?;
     // Built beside and moved into place, so that a folder of the right name is always whole.
-    let partial = bed.join(format!("{}.partial", S::NAME));
+    let partial = bed.join(format!("{}.partial", step.name()));
     remove(&partial)?;
     fs::create_dir_all(&partial)?;
     step.build(&partial)?;
@@ -143,7 +144,9 @@ mod tests {
     }
 
     impl Step for Counted {
-        const NAME: &'static str = "counted";
+        fn name(&self) -> &'static str {
+            "counted"
+        }
 
         fn recipe(&self) -> String {
             self.recipe.to_owned()

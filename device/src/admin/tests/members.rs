@@ -381,7 +381,7 @@ impl VirtioDevice for Slow {
         _: u16,
         _: &mut Virtqueue,
         _: &crate::dma::Dma,
-        _: &mut bool,
+        _: &mut dyn FnMut(),
     ) -> Result<Progress, QueueError> {
         let hold = self.hold.lock().unwrap();
         *self.busy.lock().unwrap() = true;

@@ -45,6 +45,8 @@ pub(super) struct MemDisk {
     pub flushes: AtomicUsize,
     /// Held by the test, all I/O waits.
     pub gate: Mutex<()>,
+    /// Calls that have come to the gate.
+    pub waiting: AtomicUsize,
 }
 
 #[derive(Clone, Debug)]
@@ -52,6 +54,7 @@ pub(super) struct Shared(pub Arc<MemDisk>);
 
 impl MemDisk {
     fn check(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         drop(self.gate.lock().unwrap());
         match &*self.fault.lock().unwrap() {
             Some((range, errno)) if offset < range.end && range.start < offset + len => {
@@ -143,6 +146,7 @@ impl Bed {
             sparse: AtomicBool::new(true),
             flushes: AtomicUsize::new(0),
             gate: Mutex::default(),
+            waiting: AtomicUsize::new(0),
         });
         let device = BlkDevice::with_disk(Box::new(Shared(Arc::clone(&disk))), options).unwrap();
         let mut bed = Self {
@@ -175,7 +179,7 @@ impl Bed {
         loop {
             let step = self
                 .device
-                .process(0, queue, &self.guest.dma, &mut notify)?;
+                .process(0, queue, &self.guest.dma, &mut || notify = true)?;
             if step == Progress::Idle {
                 return Ok(notify);
             }

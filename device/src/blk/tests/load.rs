@@ -1,8 +1,9 @@
 //! The block device under its engine: many queues, stops and unmaps under load, and whether what
 //! is marked is what changed.
 
-use super::bed::wire::{IN, IOERR, OK, OUT};
-use super::bed::{Bed, IN_AT, OUT_AT, STATUS, UNTOUCHED};
+use super::bed::wire::{FLUSH, IN, IOERR, OK, OUT};
+use super::bed::{Bed, HEADER, IN_AT, OUT_AT, STATUS, UNTOUCHED};
+use crate::blk::buffer::Spares;
 use crate::blk::{BlkDevice, BlkOptions};
 use crate::engine::{Engine, EngineEvents};
 use crate::queue::QueueConfig;
@@ -61,11 +62,16 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    fn with(direct: bool) -> Self {
         let disk = tempfile::tempfile().unwrap();
         disk.set_len(u64::from(QUEUES) * 16 * 4096).unwrap();
         let options = BlkOptions {
             queues: QUEUES,
             queue_size: SIZE,
+            direct,
             ..BlkOptions::default()
         };
         let device = BlkDevice::open(disk.try_clone().unwrap(), options).unwrap();
@@ -119,6 +125,13 @@ impl Machine {
         self.engine.start(queue, config).unwrap();
     }
 
+    /// A page of the disk, through memory that O_DIRECT may use too.
+    fn on_disk(&self, at: u64) -> Vec<u8> {
+        let mut page = Spares::default().take(4096);
+        self.disk.read_exact_at(page.bytes_mut(), at).unwrap();
+        page.bytes().to_vec()
+    }
+
     fn wait_used(&self, queue: u16, idx: u16) {
         while self.ring(queue).used_idx() != idx {
             let _ = self.events.recv_timeout(HANG).unwrap();
@@ -143,7 +156,16 @@ impl Machine {
 
 #[test]
 fn sixty_four_queues_write_and_read_back() {
-    let machine = Machine::new();
+    write_and_read_back(&Machine::new());
+}
+
+/// Past the page cache the kernel has reads and writes of many queues at once.
+#[test]
+fn sixty_four_queues_write_and_read_back_past_the_page_cache() {
+    write_and_read_back(&Machine::with(true));
+}
+
+fn write_and_read_back(machine: &Machine) {
     for queue in 0..QUEUES {
         machine.start(queue, QueueState::default());
     }
@@ -165,10 +187,8 @@ fn sixty_four_queues_write_and_read_back() {
             let tag = 16 * queue + n;
             assert_eq!(machine.guest.read(header + 16, 1), [OK]);
             assert_eq!(machine.guest.read(page, 4096), block(tag));
-            let mut on_disk = [0; 4096];
             let at = 4096 * (16 * u64::from(queue) + u64::from(n));
-            machine.disk.read_exact_at(&mut on_disk, at).unwrap();
-            assert_eq!(on_disk[..], block(tag));
+            assert_eq!(machine.on_disk(at), block(tag));
         }
     }
     let states = machine.stop();
@@ -179,7 +199,15 @@ fn sixty_four_queues_write_and_read_back() {
 /// every request is used once, in order, and has been carried out.
 #[test]
 fn stops_under_load_lose_and_repeat_nothing() {
-    let machine = Machine::new();
+    stop_under_load(&Machine::new());
+}
+
+#[test]
+fn stops_with_requests_in_the_kernel_lose_and_repeat_nothing() {
+    stop_under_load(&Machine::with(true));
+}
+
+fn stop_under_load(machine: &Machine) {
     let mut states = vec![QueueState::default(); usize::from(QUEUES)];
     for round in 1..=20u16 {
         for (queue, state) in (0..).zip(&states) {
@@ -274,6 +302,40 @@ impl Drop for Ended<'_> {
     }
 }
 
+/// A stop waits for what was popped, not for all that is available.
+#[test]
+fn a_stop_ends_the_popping() {
+    let bed = Bed::new();
+    let ring = bed.ring();
+    bed.header(HEADER, FLUSH, 0);
+    for n in 0..128 {
+        ring.set(2 * n, HEADER, 16, NEXT, 2 * n + 1);
+        ring.set(2 * n + 1, STATUS, 1, WRITE, 0);
+        ring.offer(2 * n);
+    }
+    let (tx, events) = channel();
+    let gate = bed.disk.gate.lock().unwrap();
+    let engine = Engine::new(
+        bed.device.clone(),
+        Arc::clone(&bed.guest.dma),
+        Arc::new(Events(tx)),
+    );
+    let config = ring.config_at(QueueState::default());
+    engine.start(0, config).unwrap();
+    // The worker has come to the first flush when somebody waits for the gate.
+    while bed.disk.waiting.load(Ordering::Relaxed) == 0 {
+        std::thread::yield_now();
+    }
+    assert!(engine.stop(0));
+    drop(gate);
+    loop {
+        if let Event::Stopped(0, state) = events.recv_timeout(HANG).unwrap() {
+            assert_eq!(state, QueueState { avail: 1, used: 1 });
+            break;
+        }
+    }
+}
+
 /// An unmap does not wait for the disk: no guard is held during I/O.
 #[test]
 fn the_door_is_shut_during_disk_io() {
@@ -286,9 +348,8 @@ fn the_door_is_shut_during_disk_io() {
     let mut queue = bed.queue.take().unwrap();
     std::thread::scope(|scope| {
         let worker = scope.spawn(move || {
-            let mut notify = false;
             device
-                .process(0, &mut queue, &guest.dma, &mut notify)
+                .process(0, &mut queue, &guest.dma, &mut || {})
                 .unwrap();
             queue.stop()
         });

@@ -313,7 +313,10 @@ fn only_a_dead_servers_socket_is_replaced() -> Outcome {
         |path: &Path| VfioUserServer::bind(path, ServedFunction::new(Arc::clone(&bench.function)));
 
     let live = bind(bench.path());
-    assert!(matches!(live, Err(ServeError::InUse { .. })), "{live:?}");
+    assert!(
+        matches!(live, Err(ServeError::Socket(SocketError::InUse { .. }))),
+        "{live:?}"
+    );
     // The probe took nobody's place.
     bench.with(|client| {
         assert_eq!(read(client, CONFIG, 0)?, [0xf4, 0x1a]);
@@ -324,14 +327,17 @@ fn only_a_dead_servers_socket_is_replaced() -> Outcome {
     fs::write(&file, "kept")?;
     let taken = bind(&file);
     assert!(
-        matches!(taken, Err(ServeError::NotASocket { .. })),
+        matches!(
+            taken,
+            Err(ServeError::Socket(SocketError::NotASocket { .. }))
+        ),
         "{taken:?}"
     );
     assert_eq!(fs::read(&file)?, b"kept");
 
     let nowhere = bind(&bench.dir.path().join("no/such/folder"));
     assert!(
-        matches!(nowhere, Err(ServeError::Bind { .. })),
+        matches!(nowhere, Err(ServeError::Socket(SocketError::Bind { .. }))),
         "{nowhere:?}"
     );
 

@@ -1,7 +1,6 @@
 //! Listening sockets: their files, made, told from a dead server's, and removed; and those that a
 //! parent process hands down.
 
-use super::ServeError;
 use rustix::io::FdFlags;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
@@ -9,27 +8,95 @@ use std::fs;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+
+/// Why there is no socket to serve.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// A server listens on the socket already.
+    #[error("{path} is in use: another server listens on it; stop it or choose another path")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something else than a socket is at the path.
+    #[error("{path} exists and is no socket; a path to be created was expected, choose another")]
+    NotASocket {
+        /// What was in the way.
+        path: PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error(
+        "cannot listen on {path}: {error}; a path of at most 107 bytes in a folder that can be written was expected"
+    )]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A descriptor that was handed down is not what can be served.
+    #[error(
+        "descriptor {fd} {what}; a Unix stream socket was expected, listening or, where a program can take \
+         one, connected"
+    )]
+    Inherited {
+        /// The descriptor's number.
+        fd: RawFd,
+        /// What it is instead.
+        what: String,
+    },
+}
+
+/// A Unix stream socket that this process was started with.
+#[derive(Debug)]
+pub enum Inherited {
+    /// It listens, as socket activation hands one down.
+    Listening(UnixListener),
+    /// It is connected to the one client there will be.
+    Connected(UnixStream),
+}
+
+impl Inherited {
+    /// The socket, if it listens.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError::Inherited`] if it is connected.
+    pub fn listening(self, fd: RawFd) -> Result<UnixListener, SocketError> {
+        match self {
+            Self::Listening(listener) => Ok(listener),
+            Self::Connected(_) => Err(SocketError::Inherited {
+                fd,
+                what: "does not listen".to_owned(),
+            }),
+        }
+    }
+}
 
 /// A socket's file that a listener of this process made.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     /// Device and inode: the file is removed only while it is this one.
     id: Option<(u64, u64)>,
 }
 
 impl SocketFile {
-    /// Listens on `path`, in place of a server that died.
-    pub(super) fn listen(path: &Path) -> Result<(UnixListener, Self), ServeError> {
-        let bind = |error| ServeError::Bind {
+    /// Listens on `path`, in place of a server that died. The file goes with the result.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError`].
+    pub fn listen(path: &Path) -> Result<(UnixListener, Self), SocketError> {
+        let bind = |error| SocketError::Bind {
             path: path.to_owned(),
             error,
         };
         match fs::symlink_metadata(path) {
             Ok(there) if !there.file_type().is_socket() => {
-                return Err(ServeError::NotASocket {
+                return Err(SocketError::NotASocket {
                     path: path.to_owned(),
                 });
             }
@@ -38,7 +105,7 @@ impl SocketFile {
                 fs::remove_file(path).map_err(bind)?;
             }
             Ok(_) => {
-                return Err(ServeError::InUse {
+                return Err(SocketError::InUse {
                     path: path.to_owned(),
                 });
             }
@@ -53,11 +120,13 @@ impl SocketFile {
         Ok((listener, file))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn remove(&self) {
+    /// Removes the file, if it is still this listener's.
+    pub fn remove(&self) {
         if self.id.is_some() && id(&self.path) == self.id {
             // It goes at the latest when the next server finds nobody listening.
             let _ = fs::remove_file(&self.path);
@@ -86,15 +155,15 @@ fn is_dead(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// The listening socket that this process was started with as descriptor `fd`.
+/// The socket that this process was started with as descriptor `fd`.
 ///
 /// Works on a duplicate that the kernel makes; the descriptor itself stays as it is.
 ///
 /// # Errors
 ///
-/// [`ServeError::Inherited`] if there is no such descriptor, or it is anything else.
-pub fn inherited(fd: RawFd) -> Result<UnixListener, ServeError> {
-    let bad = |what: String| ServeError::Inherited { fd, what };
+/// [`SocketError::Inherited`] if there is no such descriptor, or it is anything else.
+pub fn inherited(fd: RawFd) -> Result<Inherited, SocketError> {
+    let bad = |what: String| SocketError::Inherited { fd, what };
     let failed = |error: rustix::io::Errno| bad(format!("cannot be used: {error}"));
     let duplicate = || -> rustix::io::Result<OwnedFd> {
         let this = pidfd_open(getpid(), PidfdFlags::empty())?;
@@ -115,8 +184,8 @@ pub fn inherited(fd: RawFd) -> Result<UnixListener, ServeError> {
     let kind = sockopt::socket_type(&socket).map_err(failed)?;
     let listens = sockopt::socket_acceptconn(&socket).map_err(failed)?;
     match (kind, listens) {
-        (SocketType::STREAM, true) => Ok(socket.into()),
-        (SocketType::STREAM, false) => Err(bad("does not listen".to_owned())),
+        (SocketType::STREAM, true) => Ok(Inherited::Listening(socket.into())),
+        (SocketType::STREAM, false) => Ok(Inherited::Connected(socket.into())),
         (other, _) => Err(bad(format!("is a socket of another type ({other:?})"))),
     }
 }

@@ -1,0 +1,248 @@
+//! `tidemark mediate`.
+
+use crate::exit::{Failed, Unreachable, Usage};
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use device::serve::socket::SocketFile;
+use device::serve::vfio_user::{ServeError, VfioUserServer};
+use signal_hook::consts::signal::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use vm::Target;
+use vm::mediate::{self, Control, ControlError, Mediator, MoveReport, Options, Report, Request};
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct MediateArgs {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Option<ServeArgs>,
+}
+
+/// Serve: towards the VMM a vfio-user device, towards the device its driver.
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Where the VMM is to find the device: `vfio-user:PATH`, a socket to be made
+    #[arg(long, value_name = "vfio-user:PATH")]
+    front: Target,
+    /// The device: `vfio-user:PATH` or `vfio:0000:03:00.0` (bound to vfio-pci). It is reset; nobody
+    /// else may be driving it
+    #[arg(long, value_name = "TARGET")]
+    back: Target,
+    /// The socket to make for `tidemark mediate move` and `status`. With it, the guest's accesses
+    /// wait when the device dies, for one that takes over
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Track the pages that the device writes, across all moves
+    #[arg(long)]
+    tracker: bool,
+    /// Go on when a client has disconnected, and serve the next one
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Moves the guest to another device, which is reset first; or, if the device died, lets the
+    /// other one take over
+    Move(MoveArgs),
+    /// Says how a mediator and its device are doing
+    Status(StatusArgs),
+}
+
+#[derive(Debug, Args)]
+struct MoveArgs {
+    /// The mediator's control socket
+    #[arg(long, value_name = "PATH")]
+    control: PathBuf,
+    /// The device to move to, as the mediator is to find it
+    #[arg(long, value_name = "TARGET")]
+    to: Target,
+    /// After the device died: the table of what it had in flight. The device that takes over was
+    /// started with the same
+    #[arg(long, value_name = "FILE")]
+    inflight: Option<PathBuf>,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// The mediator's control socket
+    #[arg(long, value_name = "PATH")]
+    control: PathBuf,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `tidemark mediate`.
+pub fn run(args: MediateArgs) -> Result<()> {
+    match (args.command, args.serve) {
+        (Some(Command::Move(args)), _) => shift(&args),
+        (Some(Command::Status(args)), _) => status(&args),
+        (None, Some(args)) => serve(&args),
+        (None, None) => Err(usage("--front and --back, or `move` or `status`")),
+    }
+}
+
+fn usage(expected: &str) -> anyhow::Error {
+    Usage(format!(
+        "expected {expected}; see `tidemark mediate --help`"
+    ))
+    .into()
+}
+
+/// What ends the serving.
+enum End {
+    Client(Result<(), ServeError>),
+    Signal,
+}
+
+fn serve(args: &ServeArgs) -> Result<()> {
+    let Target::VfioUser(front) = &args.front else {
+        return Err(usage("--front vfio-user:PATH"));
+    };
+    let (ends, ended) = mpsc::channel();
+    // Before anyone can know that there is a process to be signalled.
+    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
+    let send = ends.clone();
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            let _ = send.send(End::Signal);
+        }
+    });
+
+    let back = mediate::open(&args.back).map_err(|error| Unreachable(error.to_string()))?;
+    let options = Options {
+        tracker: args.tracker,
+        hold: args.control.is_some(),
+    };
+    let mediator = Mediator::new(&args.back.to_string(), back, options)?;
+    let control = args.control.as_deref();
+    let _control = control.map(|path| listen(path, &mediator)).transpose()?;
+    let server = VfioUserServer::bind(front, Arc::clone(&mediator) as _)
+        .map_err(|error| Unreachable(error.to_string()))?;
+    let server = Arc::new(server);
+    eprintln!("tidemark: listening on {}", front.display());
+    let (serving, keep) = (Arc::clone(&server), args.keep);
+    thread::spawn(move || {
+        let end = loop {
+            match serving.run() {
+                Ok(()) if keep => {}
+                Err(error @ ServeError::Protocol(_)) if keep => {
+                    eprintln!("tidemark: {error}; waiting for the next client");
+                }
+                end => break end,
+            }
+        };
+        let _ = ends.send(End::Client(end));
+    });
+
+    let end = ended.recv().context("neither a client nor a signal")?;
+    // The thread that serves may still hold the server.
+    server.remove_socket();
+    let report = mediator.report();
+    println!("{}", serde_json::to_string(&report)?);
+    match end {
+        End::Client(end) => Ok(end?),
+        End::Signal => Ok(()),
+    }
+}
+
+/// Answers `move` and `status` for as long as the process lives; the socket goes with the result.
+fn listen(path: &Path, mediator: &Arc<Mediator>) -> Result<SocketFile> {
+    let (listener, file) =
+        SocketFile::listen(path).map_err(|error| Unreachable(error.to_string()))?;
+    let control = Control::new(Arc::clone(mediator), |name| {
+        let target: Target = name.parse()?;
+        mediate::open(&target).map_err(|error| error.to_string())
+    });
+    thread::spawn(move || control.run(&listener));
+    Ok(file)
+}
+
+fn shift(args: &MoveArgs) -> Result<()> {
+    let request = Request::Move {
+        to: absolute(&args.to)?.to_string(),
+        inflight: args
+            .inflight
+            .as_ref()
+            .map(std::path::absolute)
+            .transpose()?,
+    };
+    let answer = ask(&args.control, &request)?;
+    let report: MoveReport = serde_json::from_value(answer).context("the mediator's answer")?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+        return Ok(());
+    }
+    println!("moved       {} -> {}", report.from, report.to);
+    if report.takeover {
+        println!(
+            "takeover    {} requests in flight carried out again",
+            report.in_flight
+        );
+    }
+    println!(
+        "downtime    {:.2} ms, of which suspending {:.2} ms",
+        report.downtime_ms, report.suspend_ms
+    );
+    println!(
+        "carried     {} queues, {} maps, {} requests waiting",
+        report.queues, report.maps, report.carried_over
+    );
+    if let Some(pages) = report.dirty_pages {
+        println!("dirty       {pages} pages so far");
+    }
+    Ok(())
+}
+
+/// The mediator runs elsewhere: paths must mean the same there.
+fn absolute(target: &Target) -> Result<Target> {
+    Ok(match target {
+        Target::VfioUser(path) => Target::VfioUser(std::path::absolute(path)?),
+        other => other.clone(),
+    })
+}
+
+fn status(args: &StatusArgs) -> Result<()> {
+    let answer = ask(&args.control, &Request::Status)?;
+    if args.json {
+        println!("{answer}");
+        return Ok(());
+    }
+    let report: Report = serde_json::from_value(answer).context("the mediator's answer")?;
+    let life = match (report.alive, report.driver_ok) {
+        (false, _) => "gone; another can take over with `mediate move`",
+        (true, true) => "driven by the guest",
+        (true, false) => "idle",
+    };
+    println!("device      {}, {life}", report.device);
+    println!(
+        "moves       {}, takeovers {}, failed {}",
+        report.moves, report.takeovers, report.failed_moves
+    );
+    println!(
+        "passed on   {} accesses, {} doorbells, {} maps, {} unmaps; {} maps in force",
+        report.accesses, report.doorbells, report.dma_maps, report.dma_unmaps, report.maps
+    );
+    if let Some(lacks) = report.lacks {
+        println!("immovable   {lacks}");
+    }
+    if let Some(pages) = report.dirty_pages {
+        println!("dirty       {pages} pages so far");
+    }
+    Ok(())
+}
+
+fn ask(control: &Path, request: &Request) -> Result<serde_json::Value> {
+    mediate::ask(control, request).map_err(|error| match error {
+        ControlError::Unreachable { .. } => Unreachable(error.to_string()).into(),
+        ControlError::Refused(text) => Failed(text).into(),
+    })
+}

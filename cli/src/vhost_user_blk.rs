@@ -1,0 +1,227 @@
+//! `tidemark-vhost-user-blk`: a disk for QEMU's `vhost-user-blk-pci`, by the conventions that QEMU
+//! has for backend programs.
+
+#![forbid(unsafe_code)]
+
+mod slow_disk;
+
+use anyhow::{Context, Result};
+use clap::{ArgGroup, Parser, ValueEnum};
+use device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
+use device::serve::socket::{Inherited, inherited};
+use device::serve::vhost_user::{ServeError, VhostUserListener, VhostUserServer};
+use device::tracker::Marking;
+use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+use std::fs::{File, OpenOptions};
+use std::os::fd::RawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use tracing_subscriber::EnvFilter;
+
+/// Serves a file or block device as a disk over vhost-user.
+///
+/// Serves one frontend after the other, until SIGTERM or SIGINT; then finishes what is in flight
+/// and prints one JSON object with what it did. SIGUSR1 prints the same at any time.
+#[derive(Debug, Parser)]
+#[command(name = "tidemark-vhost-user-blk", version)]
+#[command(group = ArgGroup::new("socket").args(["socket_path", "fd", "print_capabilities"]).required(true))]
+struct Args {
+    /// The socket to make and to listen on
+    #[arg(long, value_name = "PATH")]
+    socket_path: Option<PathBuf>,
+    /// A Unix socket that this process inherited, by number: connected to its one frontend, or
+    /// listening
+    #[arg(long, value_name = "N")]
+    fd: Option<RawFd>,
+    /// Print what this program can do, as JSON, and end
+    #[arg(long)]
+    print_capabilities: bool,
+    /// The file or block device that the guest sees as its disk
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "print_capabilities"
+    )]
+    blk_file: Option<PathBuf>,
+    /// Offer the disk for reading only
+    #[arg(long)]
+    read_only: bool,
+    /// How the disk's file is cached
+    #[arg(long, value_enum, default_value_t = CacheArg::Writeback)]
+    cache: CacheArg,
+    /// Request queues
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(QUEUES_MAX)))]
+    num_queues: u16,
+    /// Most entries of a queue, a power of two up to 32768; QEMU's own default is 128
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    queue_size: u16,
+    /// End after the first frontend
+    #[arg(long)]
+    once: bool,
+    /// Whether pages that the device writes are marked in the migration's log
+    #[arg(long, value_enum, default_value_t = MarkingArg::Bit)]
+    marking: MarkingArg,
+    /// Make every access to the disk take this many milliseconds longer: for tests that want
+    /// requests in flight
+    #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
+    slow_disk: u64,
+}
+
+/// As QEMU's `cache=` has it; durability is the guest's FLUSH in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CacheArg {
+    /// In the host's page cache
+    Writeback,
+    /// Past the page cache (O_DIRECT)
+    None,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum MarkingArg {
+    /// Their bit
+    Bit,
+    /// Not at all: for tests that must fail then
+    Off,
+}
+
+/// Where frontends come from.
+enum Source {
+    Path(VhostUserListener),
+    Listening(UnixListener),
+    Connected(UnixStream),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    if args.print_capabilities {
+        let features = ["read-only", "blk-file"];
+        println!(
+            "{}",
+            serde_json::json!({ "type": "block", "features": features })
+        );
+        return ExitCode::SUCCESS;
+    }
+    let Err(error) = run(&args) else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("tidemark-vhost-user-blk: {error:#}");
+    let no_socket = matches!(error.downcast_ref(), Some(ServeError::Socket(_)));
+    let wrong_usage = matches!(error.downcast_ref(), Some(BlkError::Queues { .. }));
+    ExitCode::from(match (no_socket, wrong_usage) {
+        (true, _) => 3,
+        (_, true) => 2,
+        _ => 1,
+    })
+}
+
+fn run(args: &Args) -> Result<()> {
+    // Before anyone can know that there is a process to be signalled.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1]).context("cannot handle signals")?;
+    let (disk, device) = open(args)?;
+    let marking = match args.marking {
+        MarkingArg::Bit => Marking::Bit,
+        MarkingArg::Off => Marking::Off,
+    };
+    let server = Arc::new(VhostUserServer::new(Arc::clone(&device) as _, marking)?);
+    let (signalled, reported) = (Arc::clone(&server), Arc::clone(&device));
+    thread::spawn(move || {
+        for signal in signals.forever() {
+            match signal {
+                SIGUSR1 => report(&signalled, &reported),
+                _ => signalled.stop(),
+            }
+        }
+    });
+
+    let source = source(args)?;
+    let ended = match &source {
+        Source::Connected(stream) => {
+            server.serve(stream.try_clone().context("no descriptor left")?)
+        }
+        Source::Path(listener) => serve(args, &server, listener.listener()),
+        Source::Listening(listener) => serve(args, &server, listener),
+    };
+    let flushed = disk.map_or(Ok(()), |disk| disk.sync_all());
+    report(&server, &device);
+    ended?;
+    flushed.context("the disk cannot be flushed")
+}
+
+fn serve(args: &Args, server: &VhostUserServer, listener: &UnixListener) -> Result<(), ServeError> {
+    if args.once {
+        server.run_once(listener)
+    } else {
+        server.run(listener)
+    }
+}
+
+fn source(args: &Args) -> Result<Source, ServeError> {
+    if let Some(fd) = args.fd {
+        return Ok(match inherited(fd)? {
+            Inherited::Listening(listener) => Source::Listening(listener),
+            Inherited::Connected(stream) => Source::Connected(stream),
+        });
+    }
+    let path = args.socket_path.as_deref().unwrap_or("".as_ref());
+    let listener = VhostUserListener::bind(path)?;
+    eprintln!("tidemark-vhost-user-blk: listening on {}", path.display());
+    Ok(Source::Path(listener))
+}
+
+/// The disk, to be flushed at the end if it is written, and the device on it.
+fn open(args: &Args) -> Result<(Option<File>, Arc<BlkDevice>)> {
+    let path = args.blk_file.as_deref().unwrap_or("".as_ref());
+    let file = OpenOptions::new()
+        .read(true)
+        .write(!args.read_only)
+        .open(path)
+        .map_err(|error| BlkError::Open {
+            path: path.to_owned(),
+            error,
+        })
+        .context("a file or block device that exists was expected for --blk-file")?;
+    let disk = file.try_clone().context("cannot keep the disk open")?;
+    let options = BlkOptions {
+        queues: args.num_queues,
+        queue_size: args.queue_size,
+        read_only: args.read_only,
+        direct: args.cache == CacheArg::None,
+        ..BlkOptions::default()
+    };
+    let device = slow_disk::open(file, options, args.slow_disk);
+    let device = device.with_context(|| path.display().to_string())?;
+    Ok(((!args.read_only).then_some(disk), device))
+}
+
+fn report(server: &VhostUserServer, device: &BlkDevice) {
+    let (blk, served) = (device.stats(), server.stats());
+    println!(
+        "{}",
+        serde_json::json!({
+            "requests": blk.reads + blk.writes + blk.flushes + blk.errors,
+            "reads": blk.reads,
+            "writes": blk.writes,
+            "flushes": blk.flushes,
+            "errors": blk.errors,
+            "bytes_read": blk.bytes_read,
+            "bytes_written": blk.bytes_written,
+            "connections": served.connections,
+            "ring_starts": served.ring_starts,
+            "rings_broken": served.rings_broken,
+            "resubmitted": served.resubmitted,
+            "memory_changes": served.memory_changes,
+            "logs": served.logs,
+            "log_starts": served.log_starts,
+            "pages_logged": served.pages_logged,
+            "beyond_log": served.beyond_log,
+        })
+    );
+}

@@ -1,0 +1,156 @@
+//! The mediator's control socket: one JSON object in, one out.
+
+use super::{InflightLog, MediateError, Mediator};
+use driver::bus::RelayBus;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fmt::{self, Debug};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The longest request.
+const REQUEST_MAX: u64 = 64 << 10;
+/// A client that says nothing for so long is left alone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a mediator can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Request {
+    /// Moves the guest to another device.
+    Move {
+        /// The device, as the mediator's opener knows it.
+        to: String,
+        /// The table of what a device that died had in flight.
+        inflight: Option<PathBuf>,
+    },
+    /// Says how things stand.
+    Status,
+}
+
+/// Why a mediator's answer did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The mediator cannot be reached.
+    #[error("cannot ask the mediator at {path}: {error}; its --control socket was expected there")]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The mediator could not do it; its own words.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Opens the devices that requests name.
+type Open = dyn Fn(&str) -> Result<Arc<dyn RelayBus>, String> + Send + Sync;
+
+/// Answers requests.
+pub struct Control {
+    mediator: Arc<Mediator>,
+    open: Box<Open>,
+}
+
+impl Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control")
+            .field("mediator", &self.mediator)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// Answers for a mediator; `open` opens the devices that it is to move to.
+    pub fn new(
+        mediator: Arc<Mediator>,
+        open: impl Fn(&str) -> Result<Arc<dyn RelayBus>, String> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            mediator,
+            open: Box::new(open),
+        }
+    }
+
+    /// Answers those who connect, one after the other, for ever.
+    pub fn run(&self, listener: &UnixListener) {
+        for client in listener.incoming() {
+            let answered = client.and_then(|client| self.answer(&client));
+            if let Err(error) = answered {
+                tracing::warn!(%error, "a control client was not answered");
+            }
+        }
+    }
+
+    fn answer(&self, client: &UnixStream) -> io::Result<()> {
+        client.set_read_timeout(Some(PATIENCE))?;
+        client.set_write_timeout(Some(PATIENCE))?;
+        let mut line = String::new();
+        BufReader::new(client.take(REQUEST_MAX)).read_line(&mut line)?;
+        let answer = match serde_json::from_str(&line) {
+            Ok(request) => self.carry_out(request),
+            Err(error) => Err(format!("a request was expected: {error}")),
+        };
+        let answer = match answer {
+            Ok(value) => serde_json::json!({"ok": value}),
+            Err(error) => serde_json::json!({"error": error}),
+        };
+        let mut client = client;
+        client.write_all(format!("{answer}\n").as_bytes())
+    }
+
+    fn carry_out(&self, request: Request) -> Result<Value, String> {
+        let value = match request {
+            Request::Status => serde_json::to_value(self.mediator.report()),
+            Request::Move { to, inflight } => {
+                let log = inflight.map(|path| InflightLog::open(&path)).transpose();
+                let log = log.map_err(|error| error.to_string())?;
+                let moved = (self.open)(&to)
+                    .and_then(|bus| {
+                        let moved = self.mediator.move_to(&to, bus, log.as_ref());
+                        moved.map_err(|error: MediateError| error.to_string())
+                    })
+                    .inspect_err(|error| tracing::warn!(to, error, "a move failed"))?;
+                serde_json::to_value(moved)
+            }
+        };
+        value.map_err(|error| error.to_string())
+    }
+}
+
+/// Asks the mediator whose control socket is at `path`, and waits for its answer.
+///
+/// # Errors
+///
+/// [`ControlError`].
+pub fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
+    let unreachable = |error| ControlError::Unreachable {
+        path: path.to_owned(),
+        error,
+    };
+    let invalid = |why: String| unreachable(io::Error::new(io::ErrorKind::InvalidData, why));
+    let text = serde_json::to_string(request).map_err(|error| invalid(error.to_string()))?;
+    let mut stream = UnixStream::connect(path).map_err(unreachable)?;
+    stream
+        .write_all(format!("{text}\n").as_bytes())
+        .map_err(unreachable)?;
+    let mut line = String::new();
+    let read = BufReader::new(stream).read_line(&mut line);
+    read.map_err(unreachable)?;
+    let mut answer: Value =
+        serde_json::from_str(&line).map_err(|error| invalid(error.to_string()))?;
+    if let Some(error) = answer.get("error") {
+        let text = error
+            .as_str()
+            .map_or_else(|| error.to_string(), str::to_owned);
+        return Err(ControlError::Refused(text));
+    }
+    match answer.get_mut("ok").map(Value::take) {
+        Some(value) => Ok(value),
+        None => Err(invalid(format!("an answer was expected, {line:?} came"))),
+    }
+}
