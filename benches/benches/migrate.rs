@@ -8,7 +8,7 @@ use migration::observe::Silent;
 use migration::policy::Policy;
 use std::process::ExitCode;
 use vm::guest::{Pattern, Shape};
-use vm::{InProcess, MarkingMode, migrate_in_process};
+use vm::{InProcess, Limits, MarkingMode, Means, migrate_in_process};
 
 const RUNS: usize = 7;
 const MEMORY: u64 = 512 << 20;
@@ -27,12 +27,14 @@ fn run(seed: u64) -> (f64, String) {
             writes_percent: 30,
             seed,
             marking: MarkingMode::Bits,
+            means: Means::default(),
         },
         granularity: 4096,
         policy: Policy::for_memory(MEMORY / 4096),
         plain_copies: 3,
         before: 2000,
         after: 2000,
+        destination: Limits::default(),
     };
     let folder = tempfile::tempdir().expect("a folder for evidence");
     let outcome = migrate_in_process(&plan, folder.path(), &mut Silent).expect("the guest runs");

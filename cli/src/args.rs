@@ -66,24 +66,37 @@ pub enum TrackerArg {
     Bitmap,
     /// The device sets whole bytes of the bitmap.
     Bytes,
+    /// The device records addresses, which the devices' owner reads by command.
+    Records,
     /// The device marks nothing: the negative control, which must lose pages.
     Off,
+    /// Records of a device that marks nothing: their negative control.
+    RecordsOff,
+}
+
+impl TrackerArg {
+    /// Whether pages are had as records.
+    pub fn records(self) -> bool {
+        matches!(self, Self::Records | Self::RecordsOff)
+    }
 }
 
 impl From<TrackerArg> for MarkingMode {
     fn from(arg: TrackerArg) -> Self {
         match arg {
-            TrackerArg::Bitmap => Self::Bits,
+            TrackerArg::Bitmap | TrackerArg::Records => Self::Bits,
             TrackerArg::Bytes => Self::Bytes,
-            TrackerArg::Off => Self::Off,
+            TrackerArg::Off | TrackerArg::RecordsOff => Self::Off,
         }
     }
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StateArg {
-    /// Queue state through registers of the common configuration.
+    /// Queue state through registers of the common configuration, after SUSPEND.
     Regs,
+    /// Device parts and queue state by commands of the devices' owner, which stops them.
+    Parts,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -111,6 +124,10 @@ pub struct MigrateArgs {
     /// How the device tracks the pages that it writes.
     #[arg(long, value_enum, default_value = "bitmap")]
     pub tracker: TrackerArg,
+    /// Records that a device surely holds: with fewer than it writes in a round, rounds send all of
+    /// memory.
+    #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..))]
+    pub records: u32,
     /// How the state of devices is read and written.
     #[arg(long, value_enum, default_value = "regs")]
     pub state: StateArg,

@@ -2,7 +2,7 @@
 
 use crate::slow_disk;
 use ::device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
-use ::device::function::{FunctionConfig, Pasid, PciFunction};
+use ::device::function::{AdminConfig, FunctionConfig, Pasid, PciFunction};
 use ::device::queue::{InflightShape, InflightTable};
 use ::device::serve::socket::inherited;
 use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer};
@@ -80,6 +80,9 @@ pub struct VfioUserArgs {
     /// Entries of each queue, a power of two up to 32768
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = queue_size)]
     queue_size: u16,
+    /// Administration queues, up to 8; RUST_LOG=device=debug shows their commands
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=8))]
+    admin_queues: u16,
     /// Announce the PASID extended capability of PCI Express
     #[arg(long)]
     pasid: bool,
@@ -155,6 +158,12 @@ enum End {
 }
 
 fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
+    let queues = args.queues + args.admin_queues;
+    if queues > QUEUES_MAX {
+        return Err(Failure::Usage(format!(
+            "--queues and --admin-queues make {queues}: at most {QUEUES_MAX} together expected"
+        )));
+    }
     let sockets: Vec<_> = args
         .socket_path
         .iter()
@@ -258,6 +267,10 @@ impl Device {
                 MarkingArg::Bit => Marking::Bit,
                 MarkingArg::Byte => Marking::Byte,
                 MarkingArg::Off => Marking::Off,
+            },
+            admin: AdminConfig {
+                queues: args.admin_queues,
+                ..AdminConfig::default()
             },
             pasid: match args.pasid {
                 true => Pasid::Disabled,

@@ -1,6 +1,6 @@
 //! `tidemark migrate`.
 
-use crate::args::{MigrateArgs, Target};
+use crate::args::{MigrateArgs, StateArg, Target};
 use crate::exit::{Failed, Unreachable, Usage};
 use crate::progress::Bars;
 use crate::receive::LISTENING;
@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use vm::guest::{EmulatedGuest, Shape};
-use vm::{Hosting, Move, evidence, move_guest};
+use vm::{Hosting, Limits, Means, Move, evidence, move_guest};
 
 const BLOCK: u64 = 4096;
 const DEPTH: u16 = 32;
@@ -52,6 +52,10 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
         writes_percent: WRITES_PERCENT,
         seed: args.seed,
         marking: args.tracker.into(),
+        means: Means {
+            records: args.tracker.records().then_some(args.records),
+            parts: args.state == StateArg::Parts,
+        },
     };
     // Before anything is overwritten.
     vm::guest::Layout::new(&shape)?;
@@ -75,6 +79,7 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
         disks: disks.clone(),
         evidence: Some(evidence_folder.clone()),
         side: "source".to_owned(),
+        limits: Limits::default(),
     };
     let mut guest = EmulatedGuest::boot(&shape, &hosting)?;
     guest.run_for(WARM_UP, Duration::from_secs(10))?;

@@ -8,7 +8,7 @@ use migration::stream::simple::Simple;
 use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
-use vm::{Arrival, Hosting};
+use vm::{Arrival, Hosting, Limits};
 
 /// How long the guest may take for its requests here.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,6 +34,7 @@ pub fn run(args: &ReceiveArgs) -> anyhow::Result<()> {
         disks: args.disk.clone(),
         evidence: args.evidence.clone(),
         side: "destination".to_owned(),
+        limits: Limits::default(),
     };
     let mut arrival = Arrival::new(hosting, args.memory_max);
     let mut stream = Simple::destination(socket);

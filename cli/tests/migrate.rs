@@ -87,6 +87,31 @@ fn without_the_tracker_pages_are_lost_and_it_says_so() {
     }
 }
 
+#[test]
+fn records_and_parts_are_proved_with_their_control() {
+    for (tracker, records, state) in [
+        ("records", "262144", "regs"),
+        ("bitmap", "1", "parts"),
+        ("records", "16", "parts"),
+    ] {
+        let output = tidemark(&SMALL)
+            .args(["--tracker", tracker, "--records", records, "--state", state])
+            .output()
+            .unwrap();
+        let figures = json(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{figures:#}");
+        assert_eq!(figures["verified"], true);
+    }
+    let output = tidemark(&SMALL)
+        .args(["--tracker", "records-off", "--state", "parts"])
+        .output()
+        .unwrap();
+    let figures = json(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{figures:#}");
+    assert!(figures["lost_pages"].as_u64() > Some(0), "{figures:#}");
+    assert_eq!(figures["source_whole"], true, "{figures:#}");
+}
+
 /// The error line and the exit code of a run that must fail.
 fn refused(args: &[&str], code: i32, says: &str) {
     let output = output(args);

@@ -4,6 +4,8 @@
 //! there is an answer, never a panic. A register write that starts something long posts it and
 //! returns; reads show how far it is.
 
+use crate::admin::{Admin, carry};
+pub use crate::admin::{AdminConfig, OwnerError};
 use crate::dma::Dma;
 use crate::engine::Engine;
 use crate::queue::InflightTable;
@@ -14,13 +16,18 @@ pub use crate::transport::caps::Pasid;
 pub use crate::transport::msix::{InterruptSink, MsixOwner};
 use crate::transport::registers::{BAR0_SIZE, BAR1_SIZE};
 use crate::virtio::{QueueError, VirtioDevice};
-use inner::{Core, Machinery};
+pub(crate) use inner::Core;
+use inner::Machinery;
+pub(crate) use parts::{Part, PartsError};
 use spec::features::Features;
 use spec::queue_state::QueueState;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod access;
 mod inner;
+mod mode;
+mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +49,8 @@ pub struct FunctionConfig {
     pub dma_pasid: u32,
     /// How the device suspends. Default: at once, and without fail.
     pub suspend: SuspendBehaviour,
+    /// Its administration queues. Default: none.
+    pub admin: AdminConfig,
 }
 
 impl FunctionConfig {
@@ -52,6 +61,7 @@ impl FunctionConfig {
         .union(Features::ACCESS_PLATFORM)
         .union(Features::NOTIFICATION_DATA)
         .union(Features::RING_RESET)
+        .union(Features::ADMIN_VQ)
         .union(Features::SUSPEND)
         .union(Features::QUEUE_STATE);
 }
@@ -66,6 +76,7 @@ impl Default for FunctionConfig {
             pasid: Pasid::Absent,
             dma_pasid: 0,
             suspend: SuspendBehaviour::default(),
+            admin: AdminConfig::default(),
         }
     }
 }
@@ -103,17 +114,47 @@ pub struct FunctionStats {
 /// A virtio-pci function.
 #[derive(Debug)]
 pub struct PciFunction {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     dma: Arc<Dma>,
 }
 
 impl PciFunction {
     /// A function after power-on: no memory mapped, no interrupt sink.
     ///
-    /// It has at most 64 queues, whatever the device type says.
+    /// It has at most 64 queues, administration queues included, whatever the device type says.
     pub fn new(config: FunctionConfig, device: Arc<dyn VirtioDevice>) -> Arc<Self> {
         Self::with_inflight(config, device, None)
     }
+
+    /// A function that owns others: it has the SR-IOV capability, and `members` are its virtual
+    /// functions 1, 2 and so on, there while VF Enable is set and as far as NumVFs reaches. Its
+    /// administration queues reach them (VIRTIO 1.4, "Device groups", SR-IOV group type).
+    ///
+    /// The members are reached by whoever drives them through front doors of their own; their
+    /// configuration space is what a hypervisor presents of a virtual function. When VF Enable is
+    /// cleared, they are reset.
+    ///
+    /// # Errors
+    ///
+    /// [`OwnerError`] if there are too many members, or one of them has an owner already.
+    pub fn owner(
+        config: FunctionConfig,
+        device: Arc<dyn VirtioDevice>,
+        members: Vec<Arc<Self>>,
+    ) -> Result<Arc<Self>, OwnerError> {
+        if members.is_empty() || members.len() > Admin::MEMBERS_MAX {
+            return Err(OwnerError::Members(members.len()));
+        }
+        let owner = Self::build(config, device, members.clone(), None);
+        if let Some(admin) = &owner.core.admin {
+            for (number, member) in (1..).zip(&members) {
+                let taken = member.core.owner.set(Arc::downgrade(admin));
+                taken.map_err(|_| OwnerError::Owned(number))?;
+            }
+        }
+        Ok(owner)
+    }
+
     /// A function that notes in a table what its queues have in flight. Queues that the table has
     /// no part for are not noted.
     ///
@@ -127,8 +168,22 @@ impl PciFunction {
         device: Arc<dyn VirtioDevice>,
         inflight: Option<Arc<InflightTable>>,
     ) -> Arc<Self> {
+        Self::build(config, device, Vec::new(), inflight)
+    }
+
+    fn build(
+        config: FunctionConfig,
+        device: Arc<dyn VirtioDevice>,
+        members: Vec<Arc<Self>>,
+        inflight: Option<Arc<InflightTable>>,
+    ) -> Arc<Self> {
         let dma = Arc::new(Dma::new());
-        let core = Core::new(config, Arc::clone(&device), |events| {
+        let admin = Admin::new(config.admin, device.num_queues(), members, &dma);
+        let core = Core::new(config, Arc::clone(&device), admin.clone(), |events| {
+            let device = match &admin {
+                Some(admin) => carry(device, Arc::clone(admin)),
+                None => device,
+            };
             let engine = Engine::new(device, Arc::clone(&dma), events);
             Box::new(Real {
                 engine,
@@ -136,6 +191,9 @@ impl PciFunction {
                 inflight,
             })
         });
+        if let Some(admin) = &admin {
+            admin.belongs_to(&core);
+        }
         Arc::new(Self { core, dma })
     }
     /// Reads configuration space. Bytes beyond its 4096 read 0xff.
@@ -165,6 +223,10 @@ impl PciFunction {
     /// Number of MSI-X vectors: one per queue and one for configuration changes.
     pub fn vectors(&self) -> u16 {
         self.core.vectors()
+    }
+    /// Virtio device id.
+    pub(crate) fn device_id(&self) -> u16 {
+        self.core.device_id()
     }
     /// Guest memory as this function reaches it.
     pub fn dma(&self) -> &Arc<Dma> {

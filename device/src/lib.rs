@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod admin;
 pub mod blk;
 pub mod dma;
 pub mod engine;

@@ -15,6 +15,7 @@ pub const CONFIG_SIZE: usize = 4096;
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const BARS: usize = 0x10;
+const TOTAL_VFS: usize = caps::SR_IOV + 0x0e;
 /// Command bits that exist: memory space, bus master, parity, SERR, INTx disable (bit 10).
 const COMMAND_MASK: u16 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 10;
 /// Status bits: interrupt status, capability list.
@@ -42,6 +43,8 @@ pub(crate) struct Asked {
     pub(crate) flr: bool,
     /// The data of the window was written: carry it out.
     pub(crate) window: bool,
+    /// Virtual functions may have come or gone.
+    pub(crate) vfs: bool,
 }
 
 /// Where the PCI_CFG window points.
@@ -121,6 +124,7 @@ impl ConfigSpace {
     /// Any access. Only writable bits change; bytes beyond the end are ignored.
     pub(crate) fn write(&mut self, offset: usize, data: &[u8]) -> Asked {
         let mut asked = Asked::default();
+        let (vfs, number) = (self.vfs(), self.num_vfs());
         for (at, byte) in (offset..CONFIG_SIZE).zip(data) {
             let mask = self.mask[at];
             self.bytes[at] = (self.bytes[at] & !mask) | (byte & mask);
@@ -129,7 +133,23 @@ impl ConfigSpace {
             asked.flr |= at == caps::EXPRESS + 9 && byte & FLR != 0;
             asked.window |= DATA.contains(&at);
         }
+        // PCI Express: NumVFs stands while VF Enable is set, and is never above TotalVFs. What
+        // breaks that has no defined effect; here it has none.
+        let total = u16::from_le_bytes([self.bytes[TOTAL_VFS], self.bytes[TOTAL_VFS + 1]]);
+        if (vfs != 0 && self.vfs() != 0) || self.num_vfs() > total {
+            self.put(caps::NUM_VFS, &number.to_le_bytes());
+        }
+        asked.vfs = self.vfs() != vfs;
         asked
+    }
+
+    fn num_vfs(&self) -> u16 {
+        u16::from_le_bytes([self.bytes[caps::NUM_VFS], self.bytes[caps::NUM_VFS + 1]])
+    }
+    /// Virtual functions that there are: NumVFs while VF Enable is set. Always 0 without SR-IOV.
+    pub(crate) fn vfs(&self) -> u16 {
+        let enabled = self.bytes[caps::VF_CONTROL] & 1 != 0;
+        if enabled { self.num_vfs() } else { 0 }
     }
 
     /// MSI-X enable and function mask.

@@ -81,6 +81,27 @@ impl State {
             }
         }
     }
+
+    /// The state of a device that presents `status` and is between two steps of its life, for a
+    /// device that takes another's place. `None` if no device presents that.
+    pub fn restored(shown: DeviceStatus) -> Option<Self> {
+        if shown.contains(DeviceStatus::FAILED) {
+            return Some(Self::Failed { shown });
+        }
+        if shown.contains(DeviceStatus::DEVICE_NEEDS_RESET) {
+            return Some(Self::NeedsReset { shown });
+        }
+        [
+            Self::Reset,
+            Self::Acknowledged,
+            Self::Driver,
+            Self::FeaturesOk,
+            Self::Running,
+            Self::Suspended { changed: false },
+        ]
+        .into_iter()
+        .find(|state| state.status() == shown)
+    }
 }
 
 /// What a driver's status write is judged against.
@@ -113,6 +134,9 @@ pub enum Event {
     Flr,
     /// The device configuration changed.
     ConfigChanged,
+    /// An owner gives the device the status of another, whose place it takes (VIRTIO 1.4,
+    /// DEV_PARTS_SET). No queue runs.
+    Restore(DeviceStatus),
 }
 
 bitflags! {
@@ -177,6 +201,9 @@ pub enum Violation {
         /// What the driver wrote.
         written: u8,
     },
+    /// No device presents this status between two steps of its life.
+    #[error("status {0:?} belongs to no state")]
+    NoSuchState(DeviceStatus),
     /// An event of the machinery that this state does not wait for: late, and harmless.
     #[error("{event:?} is not awaited in {state:?}")]
     NotAwaited {
@@ -201,6 +228,18 @@ pub fn transition(state: State, event: Event) -> Result<(State, Effects), Violat
 
     match (event, state) {
         (Event::Write(value, negotiation), _) => write(state, value, negotiation),
+
+        (Event::Restore(status), State::Resetting { .. }) => Err(Violation::DuringReset {
+            written: status.bits(),
+        }),
+        (Event::Restore(status), _) => {
+            let next = State::restored(status).ok_or(Violation::NoSuchState(status))?;
+            let mut effects = Effects::empty();
+            let agreed = status.contains(DeviceStatus::FEATURES_OK);
+            effects.set(Effects::NEGOTIATED, agreed);
+            effects.set(Effects::START_QUEUES, next == Running);
+            Ok((next, effects))
+        }
 
         // DT-6, PCI Express "Function Level Reset".
         (Event::Flr, _) => Ok(reset(state, true)),

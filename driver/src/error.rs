@@ -163,4 +163,42 @@ pub enum DriverError {
         /// Writable bytes of the chain.
         writable: u32,
     },
+    /// The device does not have an administration command that is needed: an older one.
+    #[error(
+        "the device has no administration command {command} for group {group}",
+        command = crate::admin::command_name(*opcode)
+    )]
+    CommandMissing {
+        /// Group type.
+        group: u16,
+        /// The command.
+        opcode: u16,
+    },
+    /// The device refused an administration command. Nothing changed.
+    #[error(
+        "{command} for member {member} of group {group} is refused: {status}, {qualifier}",
+        command = crate::admin::command_name(*opcode),
+        group = subject.0,
+        member = subject.1,
+        status = crate::admin::status_name(*status),
+        qualifier = crate::admin::qualifier_name(*qualifier)
+    )]
+    Refused {
+        /// The command.
+        opcode: u16,
+        /// Group type and member.
+        subject: (u16, u64),
+        /// `status`, one of [`spec::admin::status`].
+        status: u16,
+        /// `status_qualifier`, one of [`spec::admin::qualifier`].
+        qualifier: u16,
+    },
+    /// There can not be so many virtual functions.
+    #[error("{count} virtual functions, the device has at most {max}")]
+    TooManyFunctions {
+        /// How many were asked for.
+        count: u16,
+        /// How many there can be.
+        max: u16,
+    },
 }

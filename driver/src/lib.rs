@@ -5,12 +5,15 @@
 
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod blk;
 pub mod bus;
 pub mod dirty;
 pub mod error;
 pub mod memory;
+pub mod parts;
 pub mod queue;
+pub mod sriov;
 pub mod state;
 pub mod suspend;
 pub mod transport;

@@ -21,10 +21,13 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod blk;
 pub mod features;
+pub mod parts;
 pub mod pci;
 pub mod queue_state;
+pub mod records;
 pub mod ring;
 pub mod rng;
 pub mod status;

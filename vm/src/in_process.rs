@@ -4,6 +4,7 @@
 use crate::error::VmError;
 use crate::evidence::format_disk;
 use crate::guest::{EmulatedGuest, Shape};
+use crate::hypervisor::Limits;
 use crate::incoming::Arrival;
 use crate::machine::{Hosting, Remapper};
 use crate::mover::{Move, Outcome, move_guest};
@@ -33,6 +34,8 @@ pub struct InProcess {
     pub before: u64,
     /// Requests at the destination.
     pub after: u64,
+    /// What the destination's devices lack.
+    pub destination: Limits,
 }
 
 /// Moves a guest; disks and evidence go to `folder`, which should be empty.
@@ -69,6 +72,7 @@ pub fn migrate_in_process_beside(
         disks: disks.clone(),
         evidence: Some(folder.to_owned()),
         side: side.to_owned(),
+        limits: Limits::default(),
     };
     let mut guest = EmulatedGuest::boot(&plan.shape, &hosting("source"))?;
     guest.run_for(plan.before, Duration::from_secs(20))?;
@@ -84,7 +88,10 @@ pub fn migrate_in_process_beside(
         evidence: folder,
         disks: &disks,
     };
-    let destination = hosting("destination");
+    let destination = Hosting {
+        limits: plan.destination,
+        ..hosting("destination")
+    };
     let (memory_max, after) = (plan.shape.memory, plan.after);
     std::thread::scope(|scope| {
         let arrival = scope.spawn(move || {

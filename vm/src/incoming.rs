@@ -2,7 +2,7 @@
 
 use crate::error::VmError;
 use crate::evidence;
-use crate::guest::{EmulatedGuest, Shape, decode};
+use crate::guest::{Description, EmulatedGuest, decode};
 use crate::machine::{Hosting, Machine};
 use driver::memory::DmaMemory;
 use migration::{DeviceRecord, GuestError, Incoming};
@@ -87,7 +87,8 @@ impl Arrival {
 impl Incoming for Arrival {
     fn prepare(&mut self, description: &[u8]) -> Result<(), GuestError> {
         let build = || -> Result<Machine, VmError> {
-            let shape: Shape = decode("the guest's shape", description)?;
+            let description: Description = decode("the guest's shape", description)?;
+            let shape = &description.shape;
             if shape.memory > self.memory_max {
                 return Err(VmError::shape(
                     "memory",
@@ -95,7 +96,19 @@ impl Incoming for Arrival {
                     shape.memory,
                 ));
             }
-            Machine::build(&shape, &self.hosting)
+            let machine = Machine::build(shape, &self.hosting)?;
+            // Now, while the guest still runs at its source and nothing has been copied.
+            match (&machine.owner, description.parts()?) {
+                (Some(owner), Some(parts)) => owner.can_take(&parts)?,
+                (_, None) if !shape.means.parts => {}
+                _ => {
+                    return Err(VmError::BadState {
+                        what: "a device".to_owned(),
+                        why: "expected its parts exactly if it moves in parts".to_owned(),
+                    });
+                }
+            }
+            Ok(machine)
         };
         self.machine = Some(build().map_err(|error| GuestError::new("making room", error))?);
         Ok(())

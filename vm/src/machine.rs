@@ -4,8 +4,10 @@ use crate::cpu_log::CpuLog;
 use crate::emulated_bus::{EmulatedBus, memory_file};
 use crate::error::VmError;
 use crate::guest::{Layout, Shape};
+use crate::hypervisor::{Limits, Owner};
 use device::blk::{BlkDevice, BlkOptions};
-use device::function::{FunctionConfig, PciFunction};
+use device::function::{AdminConfig, FunctionConfig, PciFunction};
+use device::rng::RngDevice;
 use device::tracker::Marking;
 use driver::dirty::PAGE_SIZE;
 use driver::dirty::harvest::HarvestWidth;
@@ -57,6 +59,8 @@ pub struct Hosting {
     pub evidence: Option<PathBuf>,
     /// What this side is called in the evidence.
     pub side: String,
+    /// What its devices lack.
+    pub limits: Limits,
 }
 
 /// Memory and devices, before anything runs.
@@ -67,6 +71,8 @@ pub(crate) struct Machine {
     pub(crate) memory: DmaMemory,
     pub(crate) cpu_log: Arc<CpuLog>,
     pub(crate) buses: Vec<Arc<EmulatedBus>>,
+    /// Their owner, if they have one.
+    pub(crate) owner: Option<Owner>,
     file: Arc<File>,
 }
 
@@ -130,14 +136,18 @@ impl Machine {
                     format!("{size} bytes"),
                 ));
             }
+            let limits = hosting.limits;
             let options = BlkOptions {
                 queues: shape.queues,
-                queue_size: shape.queue_size,
+                queue_size: limits
+                    .queue_size_max
+                    .map_or(shape.queue_size, |max| max.min(shape.queue_size)),
                 ..BlkOptions::default()
             };
             let device = BlkDevice::open_path(disk, options)
                 .map_err(|error| VmError::Device(error.to_string()))?;
             let config = FunctionConfig {
+                features: FunctionConfig::default().features - limits.features_off,
                 marking: shape.marking.marking(),
                 ..FunctionConfig::default()
             };
@@ -148,13 +158,43 @@ impl Machine {
                 .map_err(|error| VmError::Device(error.to_string()))?;
             buses.push(EmulatedBus::new(function));
         }
+        let owner = Self::owner(shape, hosting, &buses)?;
         Ok(Self {
             layout,
             memory,
             cpu_log,
             buses,
+            owner,
             file: Arc::new(file),
         })
+    }
+
+    /// A function that does nothing but own the devices.
+    fn owner(
+        shape: &Shape,
+        hosting: &Hosting,
+        buses: &[Arc<EmulatedBus>],
+    ) -> Result<Option<Owner>, VmError> {
+        let means = shape.means;
+        if !means.owned() {
+            return Ok(None);
+        }
+        let defaults = AdminConfig::default();
+        let config = FunctionConfig {
+            tracker: false,
+            admin: AdminConfig {
+                queues: 2,
+                max_records: means.records.unwrap_or(defaults.max_records),
+                parts: !hosting.limits.no_parts,
+                ..defaults
+            },
+            ..FunctionConfig::default()
+        };
+        let members = buses.iter().map(|bus| Arc::clone(bus.function())).collect();
+        let owner = PciFunction::owner(config, RngDevice::seeded(0), members)
+            .map_err(|error| VmError::Device(error.to_string()))?;
+        let bus = EmulatedBus::new(owner);
+        Owner::boot(bus, shape.devices, means).map(Some)
     }
 
     pub(crate) fn remapper(&self) -> Remapper {

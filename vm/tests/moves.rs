@@ -3,7 +3,7 @@
 use migration::observe::Silent;
 use migration::policy::Policy;
 use vm::guest::{Pattern, Shape};
-use vm::{InProcess, MarkingMode, Outcome, migrate_in_process};
+use vm::{InProcess, Limits, MarkingMode, Means, Outcome, migrate_in_process};
 
 const MIB: u64 = 1 << 20;
 
@@ -20,6 +20,7 @@ fn plan(pattern: Pattern, marking: MarkingMode, granularity: u64) -> InProcess {
             writes_percent: 30,
             seed: 0x71de,
             marking,
+            means: Means::default(),
         },
         granularity,
         policy: Policy {
@@ -30,6 +31,7 @@ fn plan(pattern: Pattern, marking: MarkingMode, granularity: u64) -> InProcess {
         plain_copies: 0,
         before: 2000,
         after: 2000,
+        destination: Limits::default(),
     }
 }
 

@@ -4,7 +4,7 @@ use migration::observe::Silent;
 use migration::policy::Policy;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use vm::guest::{Pattern, Shape};
-use vm::{InProcess, MarkingMode, Remapper, migrate_in_process_beside};
+use vm::{InProcess, Limits, MarkingMode, Means, Remapper, migrate_in_process_beside};
 
 /// Where a vIOMMU would put things.
 const ALIASES: u64 = 1 << 40;
@@ -39,6 +39,7 @@ fn maps_come_and_go_while_pages_are_tracked() {
                 writes_percent: 30,
                 seed: 3,
                 marking,
+                means: Means::default(),
             },
             granularity: 4096,
             policy: Policy {
@@ -49,6 +50,7 @@ fn maps_come_and_go_while_pages_are_tracked() {
             plain_copies: 0,
             before: 1000,
             after: 1000,
+            destination: Limits::default(),
         };
         let folder = tempfile::tempdir().unwrap();
         let edits = AtomicU64::new(0);

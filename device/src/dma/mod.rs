@@ -17,11 +17,12 @@ mod tests;
 pub(crate) use guard::RingMem;
 pub use guard::{Burst, DmaGuard};
 
+use crate::tracker::records::Recorder;
 use crate::tracker::{DirtyLog, TrackerConfig, TrackerStats};
-use crossbeam_utils::sync::ShardedLock;
+use crossbeam_utils::sync::{ShardedLock, ShardedLockWriteGuard};
 use space::Space;
 use std::fs::File;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use vm_memory::Permissions;
 
 /// Maps begin and end at multiples of this many bytes.
@@ -109,7 +110,7 @@ impl Dma {
         offset: u64,
         perm: Permissions,
     ) -> Result<(), DmaError> {
-        let mut space = self.space.write().unwrap_or_else(PoisonError::into_inner);
+        let mut space = self.shut();
         space.map(iova, size, file, offset, perm)
     }
 
@@ -118,10 +119,7 @@ impl Dma {
     /// A range that was never mapped, or that runs past the end of the address space, is normal:
     /// QEMU unmaps all of it.
     pub fn unmap(&self, iova: u64, size: u64) {
-        self.space
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .unmap(iova, size);
+        self.shut().unmap(iova, size);
     }
 
     /// Puts a whole table of maps in the place of all maps there are. Nothing sees a state in
@@ -133,10 +131,7 @@ impl Dma {
     ///
     /// [`DmaError::BadMap`] for the first map that cannot be made; all maps are as they were.
     pub fn replace_maps(&self, maps: &[Map<'_>]) -> Result<(), DmaError> {
-        self.space
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(maps)
+        self.shut().replace(maps)
     }
 
     /// Marks in `log`, in place of a bitmap in guest memory, from now on; with `None` nowhere.
@@ -144,7 +139,7 @@ impl Dma {
     ///
     /// Data is marked only after [`Dma::set_log_data`].
     pub fn set_log(&self, log: Option<DirtyLog>) {
-        let mut space = self.space.write().unwrap_or_else(PoisonError::into_inner);
+        let mut space = self.shut();
         let before = space.set_log(log);
         drop(space);
         drop(before);
@@ -153,18 +148,33 @@ impl Dma {
     /// Whether a log takes the marks of data (vhost: LOG_ALL); returns when that is so for all
     /// data to come. Nothing is spent on marks while it does not.
     pub fn set_log_data(&self, on: bool) {
-        self.space
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .set_log_data(on);
+        self.shut().set_log_data(on);
     }
 
     /// How writes to the used ring at `used` are marked from now on.
     pub fn set_ring_marks(&self, used: u64, marks: RingMarks) {
-        self.space
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .set_ring_marks(used, marks);
+        self.shut().set_ring_marks(used, marks);
+    }
+
+    /// Has `recorder` record the pages written from now on, beside the tracker and beside other
+    /// recorders. Neither a reset nor a new tracker configuration ends that.
+    pub fn attach_recorder(&self, recorder: Arc<Recorder>) {
+        self.shut().attach(recorder);
+    }
+
+    /// Has it record no more; returns when that is so.
+    pub fn detach_recorder(&self, recorder: &Arc<Recorder>) {
+        self.shut().detach(recorder);
+    }
+
+    /// Does something short while the door is shut: no burst is under way.
+    pub fn quiet(&self, work: impl FnOnce()) {
+        let _shut = self.shut();
+        work();
+    }
+
+    fn shut(&self) -> ShardedLockWriteGuard<'_, Space> {
+        self.space.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens the door for one burst of work.
@@ -174,10 +184,7 @@ impl Dma {
 
     /// Puts a tracker configuration in force; returns when no mark of the old one can follow.
     pub fn set_tracker(&self, config: TrackerConfig) {
-        self.space
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .set_tracker(config);
+        self.shut().set_tracker(config);
     }
 
     /// What the tracker could not do since it was last configured.

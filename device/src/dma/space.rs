@@ -2,6 +2,7 @@
 
 use super::{DmaError, MAP_ALIGN, Map, RingMarks};
 use crate::mapping::map_file;
+use crate::tracker::records::Recorder;
 use crate::tracker::{Bitmap, DirtyLog, TrackerConfig, Window};
 use rangemap::RangeMap;
 use std::fs::File;
@@ -9,6 +10,7 @@ use std::io;
 use std::num::Wrapping;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use vm_memory::{MmapRegion, Permissions, VolatileMemory, VolatileSlice};
 
 /// A memory file, mapped whole.
@@ -44,6 +46,8 @@ pub(super) struct Space {
     rings: Vec<(u64, RingMarks)>,
     /// What is marked here is not wanted.
     off: Bitmap,
+    /// Who records what is marked in `bitmap`.
+    recorders: Vec<Arc<Recorder>>,
 }
 
 impl Space {
@@ -122,6 +126,7 @@ impl Space {
     pub(super) fn set_tracker(&mut self, config: TrackerConfig) {
         if self.bitmap.config() != config {
             self.bitmap = Bitmap::new(config);
+            self.bitmap.set_recorders(&self.recorders);
             self.follow(self.bitmap.iovas());
         }
     }
@@ -131,8 +136,19 @@ impl Space {
     pub(super) fn set_log(&mut self, log: Option<DirtyLog>) -> Option<DirtyLog> {
         let mut bitmap = log.as_ref().map(Bitmap::in_log).unwrap_or_default();
         bitmap.count_on(&self.bitmap);
+        bitmap.set_recorders(&self.recorders);
         self.bitmap = bitmap;
         std::mem::replace(&mut self.log, log)
+    }
+
+    pub(super) fn attach(&mut self, recorder: Arc<Recorder>) {
+        self.recorders.push(recorder);
+        self.bitmap.set_recorders(&self.recorders);
+    }
+
+    pub(super) fn detach(&mut self, recorder: &Arc<Recorder>) {
+        self.recorders.retain(|other| !Arc::ptr_eq(other, recorder));
+        self.bitmap.set_recorders(&self.recorders);
     }
 
     pub(super) fn set_log_data(&mut self, on: bool) {

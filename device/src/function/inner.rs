@@ -1,24 +1,24 @@
-//! Accesses, events and what is done about them.
+//! The function's state, events, and what is done about them. Accesses stand in `access.rs`, what
+//! an owner does to a member in `mode.rs` and `parts.rs`.
 //!
 //! Locks, in the order in which they are taken: `door` (one register write at a time, from first
 //! byte to last effect), `tracker`, `registers`, `interrupts`. The engine is never called with
 //! `registers` held, because it may call back on the same thread; its callbacks do not take `door`.
 //! Queues are started and stopped with `door` held only, so a start never races with a stop.
 
+use super::mode::Mode;
 use super::{FunctionConfig, FunctionStats};
+use crate::admin::Admin;
 use crate::engine::EngineEvents;
-use crate::pci::{ConfigSpace, DATA};
+use crate::pci::ConfigSpace;
 use crate::queue::QueueConfig;
-use crate::status::{Effects, Event, Negotiation, State, Violation, transition};
+use crate::status::{Effects, Event, State, Violation, transition};
 use crate::tracker::TrackerConfig;
 use crate::transport::caps::Announce;
 use crate::transport::common::{Common, Phase};
 use crate::transport::msix::{InterruptSink, Interrupts, MsixOwner};
-use crate::transport::notify::notified;
-use crate::transport::registers::{self, BAR0_SIZE, BAR1_SIZE, DEVICE, MAX_QUEUES, NOTIFY, Reg};
-use crate::transport::registers::{Facts, States};
+use crate::transport::registers::MAX_QUEUES;
 use crate::transport::tracker::{PasidState, Tracker};
-use crate::transport::{low16, number, overlay};
 use crate::virtio::{QueueError, VirtioDevice};
 use spec::features::Features;
 use spec::pci::NO_VECTOR;
@@ -26,7 +26,7 @@ use spec::queue_state::QueueState;
 use spec::tracker::PASID_MASK;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// What runs the queues and reaches memory: [`crate::engine::Engine`] and [`crate::dma::Dma`], or a
@@ -41,39 +41,45 @@ pub(super) trait Machinery: Send + Sync + Debug {
 
 /// Everything that register accesses read and change.
 #[derive(Debug)]
-struct Registers {
-    state: State,
-    common: Common,
-    tracker: Tracker,
-    pci: ConfigSpace,
+pub(super) struct Registers {
+    pub(super) state: State,
+    pub(super) common: Common,
+    pub(super) tracker: Tracker,
+    pub(super) pci: ConfigSpace,
     /// Until when a drained device goes on presenting DRIVER_OK.
-    hold: Option<Instant>,
+    pub(super) hold: Option<Instant>,
+    /// What an owner made of it.
+    pub(super) mode: Mode,
 }
 
 #[derive(Debug, Default)]
-struct Counters {
+pub(super) struct Counters {
     suspends: AtomicU64,
     resumes: AtomicU64,
     resets: AtomicU64,
     errors: AtomicU64,
-    notifications: AtomicU64,
-    ignored: AtomicU64,
+    pub(super) notifications: AtomicU64,
+    pub(super) ignored: AtomicU64,
 }
 
 /// The function but for its public face.
 #[derive(Debug)]
-pub(super) struct Core {
-    config: FunctionConfig,
-    device: Arc<dyn VirtioDevice>,
-    machinery: Box<dyn Machinery>,
-    door: Mutex<()>,
+pub(crate) struct Core {
+    pub(super) config: FunctionConfig,
+    pub(super) device: Arc<dyn VirtioDevice>,
+    pub(super) machinery: Box<dyn Machinery>,
+    /// What its administration queues do, if it has some.
+    pub(super) admin: Option<Arc<Admin>>,
+    /// Who waits for this function to stop or to finish a reset: its owner.
+    pub(super) owner: OnceLock<Weak<Admin>>,
+    pub(super) door: Mutex<()>,
     /// What [`Machinery::set_tracker`] was last told.
     tracker: Mutex<TrackerConfig>,
     registers: Mutex<Registers>,
     /// Signalled at every change of state.
     moved: Condvar,
-    interrupts: Mutex<Interrupts>,
-    counters: Counters,
+    pub(super) interrupts: Mutex<Interrupts>,
+    pub(super) counters: Counters,
 }
 
 /// The engine's way back. It ends with the function.
@@ -99,11 +105,11 @@ impl EngineEvents for Events {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn count(counter: &AtomicU64) {
+pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }
 
@@ -111,31 +117,44 @@ impl Core {
     pub(super) fn new(
         config: FunctionConfig,
         device: Arc<dyn VirtioDevice>,
+        admin: Option<Arc<Admin>>,
         machinery: impl FnOnce(Arc<dyn EngineEvents>) -> Box<dyn Machinery>,
     ) -> Arc<Self> {
         // Bits 24 to 49 are the transport's and the rings', the others the device type's.
         const DEVICE_TYPE: u64 = 0x00ff_ffff | 0x3fff << 50;
-        let offered = (config.features & FunctionConfig::SUPPORTED)
+        let admin_queues = admin.as_ref().map_or(0, |admin| admin.queues());
+        let vfs = admin.as_ref().and_then(|admin| admin.vfs());
+        let mut offered = (config.features & FunctionConfig::SUPPORTED)
             | Features::VERSION_1
             | Features::from_bits_retain(device.features() & DEVICE_TYPE);
-        let queues = device.num_queues().min(MAX_QUEUES);
-        let sizes: Vec<u16> = (0..queues).map(|i| device.queue_max_size(i)).collect();
+        if admin_queues == 0 {
+            offered.remove(Features::ADMIN_VQ);
+        }
+        offered.set(Features::SR_IOV, vfs.is_some());
+        let data_queues = device.num_queues().min(MAX_QUEUES - admin_queues);
+        let queues = data_queues + admin_queues;
+        let mut sizes: Vec<u16> = (0..data_queues).map(|i| device.queue_max_size(i)).collect();
+        sizes.resize(usize::from(queues), Admin::QUEUE_SIZE);
         let announce = Announce {
             queues,
             config_len: device.config_len(),
             tracker: config.tracker,
             pasid: config.pasid,
+            vfs,
         };
         let registers = Registers {
             state: State::Reset,
-            common: Common::new(offered, &sizes, device.config()),
+            common: Common::new(offered, &sizes, admin_queues, device.config()),
             tracker: Tracker::new(config.marking, config.min_gra_power),
             pci: ConfigSpace::new(device.device_id(), device.pci_class(), announce),
             hold: None,
+            mode: Mode::default(),
         };
         let core = Arc::new_cyclic(|weak: &Weak<Self>| Self {
             config,
             device,
+            admin,
+            owner: OnceLock::new(),
             machinery: machinery(Arc::new(Events(weak.clone()))),
             door: Mutex::new(()),
             tracker: Mutex::new(TrackerConfig::default()),
@@ -148,13 +167,17 @@ impl Core {
         core
     }
 
-    fn registers(&self) -> MutexGuard<'_, Registers> {
+    pub(super) fn registers(&self) -> MutexGuard<'_, Registers> {
         lock(&self.registers)
     }
 
     pub(super) fn state(&self) -> State {
         self.settle_if_held();
         self.registers().state
+    }
+
+    pub(super) fn device_id(&self) -> u16 {
+        self.device.device_id()
     }
 
     pub(super) fn vectors(&self) -> u16 {
@@ -197,14 +220,14 @@ impl Core {
     }
 
     /// Moves the device and does what that asks for.
-    fn post(&self, event: Event) {
+    pub(super) fn post(&self, event: Event) {
         let effects = self.step(&mut self.registers(), event);
         self.carry_out(effects);
     }
 
     /// Moves the device. A configuration change notification goes out here, under the lock, so
     /// that it cannot come after a SUSPEND that is presented later.
-    fn step(&self, registers: &mut Registers, event: Event) -> Effects {
+    pub(super) fn step(&self, registers: &mut Registers, event: Event) -> Effects {
         let before = registers.state;
         let (next, effects) = match transition(before, event) {
             Ok(step) => step,
@@ -232,14 +255,15 @@ impl Core {
         if event == Event::ResetDone {
             count(&self.counters.resets);
         }
-        if effects.contains(Effects::NOTIFY_CONFIG) {
+        if effects.contains(Effects::NOTIFY_CONFIG) && registers.mode.may_notify() {
             lock(&self.interrupts).notify_config();
         }
         self.moved.notify_all();
+        self.tell_owner();
         effects
     }
 
-    fn carry_out(&self, effects: Effects) {
+    pub(super) fn carry_out(&self, effects: Effects) {
         if effects.contains(Effects::NEGOTIATED) {
             let features = self.registers().common.features();
             self.device.negotiated(features.bits());
@@ -255,12 +279,12 @@ impl Core {
         }
     }
 
-    fn queue_indices(&self) -> std::ops::Range<u16> {
+    pub(super) fn queue_indices(&self) -> std::ops::Range<u16> {
         0..self.vectors().saturating_sub(1)
     }
 
     /// Starts every enabled queue and reports how that went.
-    fn start_queues(&self) {
+    pub(super) fn start_queues(&self) {
         let mut ok = true;
         for index in self.queue_indices() {
             ok &= self.start(index);
@@ -275,10 +299,11 @@ impl Core {
     }
 
     /// Starts a queue if it is enabled. False if that failed.
-    fn start(&self, index: u16) -> bool {
+    pub(super) fn start(&self, index: u16) -> bool {
         let config = {
             let mut registers = self.registers();
-            let live = matches!(registers.state, State::Running | State::Resuming { .. });
+            let live = matches!(registers.state, State::Running | State::Resuming { .. })
+                && registers.mode.is_active();
             let common = &mut registers.common;
             let Some(queue) = common.queues.get_mut(usize::from(index)) else {
                 return true;
@@ -301,7 +326,7 @@ impl Core {
     }
 
     /// Asks every started queue to stop. Does not wait.
-    fn stop_queues(&self) {
+    pub(super) fn stop_queues(&self) {
         let mut asked = Vec::new();
         for (index, queue) in (0..).zip(&mut self.registers().common.queues) {
             if queue.phase == Phase::Started {
@@ -336,7 +361,7 @@ impl Core {
     }
 
     /// Finishes what waits for the queues to stop, if they have.
-    fn settle(&self) {
+    pub(super) fn settle(&self) {
         let effects = {
             let mut registers = self.registers();
             if registers
@@ -346,6 +371,9 @@ impl Core {
                 .any(|queue| queue.phase == Phase::Stopping)
             {
                 return;
+            }
+            if registers.mode.drained() {
+                self.tell_owner();
             }
             let knobs = &self.config.suspend;
             let event = match registers.state {
@@ -369,7 +397,7 @@ impl Core {
     }
 
     /// A suspend that was held back for a test ends when somebody looks.
-    fn settle_if_held(&self) {
+    pub(super) fn settle_if_held(&self) {
         let held = self.registers().hold.is_some();
         if held {
             self.settle();
@@ -379,6 +407,9 @@ impl Core {
     /// RS-1, DT-6, PC-14: everything back to default, while no queue runs.
     fn clear(&self, pci: bool) {
         self.device.reset();
+        if let Some(admin) = &self.admin {
+            admin.reset();
+        }
         {
             let mut registers = self.registers();
             registers.common.reset();
@@ -386,17 +417,19 @@ impl Core {
             let mut interrupts = lock(&self.interrupts);
             if pci {
                 registers.pci.reset();
+                registers.mode = Mode::default();
                 interrupts.power_on();
             } else {
                 interrupts.reset();
             }
         }
         self.put_tracker_in_force();
+        self.follow_vfs();
         self.post(Event::ResetDone);
     }
 
     /// Resets one queue (VR-1, PC-7). `queue_reset` reads 1 until the queue has stopped.
-    fn reset_queue(&self, index: u16) {
+    pub(super) fn reset_queue(&self, index: u16) {
         {
             let mut registers = self.registers();
             let Some(queue) = registers.common.queues.get_mut(usize::from(index)) else {
@@ -422,7 +455,7 @@ impl Core {
 
     // Tracking.
 
-    fn pasid(&self, registers: &Registers) -> PasidState {
+    pub(super) fn pasid(&self, registers: &Registers) -> PasidState {
         if registers.pci.pasid_enabled() {
             PasidState::On(self.config.dma_pasid & PASID_MASK)
         } else {
@@ -431,7 +464,7 @@ impl Core {
     }
 
     /// Tells the door to memory what the registers say, if that is news.
-    fn put_tracker_in_force(&self) {
+    pub(super) fn put_tracker_in_force(&self) {
         let mut in_force = lock(&self.tracker);
         let config = {
             let registers = self.registers();
@@ -447,248 +480,5 @@ impl Core {
             self.machinery.set_tracker(config);
             *in_force = config;
         }
-    }
-
-    // Configuration space.
-
-    pub(super) fn config_read(&self, offset: usize, data: &mut [u8]) {
-        if offset < DATA.end && DATA.start < offset.saturating_add(data.len()) {
-            let window = self.registers().pci.window();
-            if let Some(window) = window {
-                let mut buffer = [0; 4];
-                let read = &mut buffer[..window.length];
-                self.bar_read(window.bar, window.offset, read);
-                self.registers().pci.set_window_data(read);
-            }
-        }
-        let intx = lock(&self.interrupts).intx();
-        self.registers().pci.read(offset, data, intx);
-    }
-
-    pub(super) fn config_write(&self, offset: usize, data: &[u8]) {
-        let _door = lock(&self.door);
-        let (asked, window) = {
-            let mut registers = self.registers();
-            let asked = registers.pci.write(offset, data);
-            if asked.msix {
-                let (enabled, masked) = registers.pci.msix_control();
-                lock(&self.interrupts).control(enabled, masked);
-            }
-            (asked, registers.pci.window())
-        };
-        if asked.pasid {
-            self.put_tracker_in_force();
-        }
-        if asked.window
-            && let Some(window) = window
-        {
-            self.write(window.bar, window.offset, &window.data[..window.length]);
-        }
-        if asked.flr {
-            self.post(Event::Flr);
-        }
-    }
-
-    // BARs.
-
-    pub(super) fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
-        data.fill(0xff);
-        match (bar, within(offset, data.len(), bar)) {
-            (0, Some(offset)) => self.read_registers(offset, data),
-            (1, Some(offset)) => lock(&self.interrupts).read(offset, data),
-            _ => {}
-        }
-    }
-
-    fn read_registers(&self, offset: usize, data: &mut [u8]) {
-        self.settle_if_held();
-        data.fill(0);
-        let rows: Vec<_> = registers::touched(offset, data.len()).collect();
-        let has = |reg| rows.iter().any(|row| row.reg == reg);
-        let in_config = offset < DEVICE.end() && DEVICE.offset < offset + data.len();
-
-        // What others know is asked for before the lock is taken.
-        let config = (in_config || has(Reg::ConfigGeneration)).then(|| self.device.config());
-        let live = if has(Reg::QueueAvailState) || has(Reg::QueueUsedState) {
-            self.live_state()
-        } else {
-            None
-        };
-
-        let mut registers = self.registers();
-        if let Some(config) = &config {
-            registers.common.look(config);
-            let len = config
-                .len()
-                .min(self.device.config_len())
-                .min(DEVICE.length);
-            overlay(data, offset, &config[..len], DEVICE.offset);
-        }
-        for row in rows {
-            let value = match row.reg {
-                Reg::DeviceStatus => u32::from(registers.state.status().bits()),
-                Reg::ConfigGeneration => u32::from(
-                    config
-                        .as_ref()
-                        .map_or(0, |config| registers.common.look(config)),
-                ),
-                Reg::ConfigMsixVector => u32::from(lock(&self.interrupts).config_vector()),
-                Reg::QueueMsixVector => {
-                    u32::from(lock(&self.interrupts).queue_vector(registers.common.select))
-                }
-                Reg::IsrStatus => u32::from(lock(&self.interrupts).take_isr()),
-                reg => {
-                    let tracker = registers.tracker.read(reg).filter(|_| self.config.tracker);
-                    tracker
-                        .or_else(|| registers.common.read(reg, live))
-                        .unwrap_or(0)
-                }
-            };
-            overlay(data, offset, &value.to_le_bytes()[..row.width], row.offset);
-        }
-    }
-
-    /// Where the selected queue stands, if it runs.
-    fn live_state(&self) -> Option<QueueState> {
-        let index = {
-            let registers = self.registers();
-            let running = |phase| matches!(phase, Phase::Started | Phase::Stopping);
-            let queue = registers.common.selected()?;
-            running(queue.phase).then_some(registers.common.select)?
-        };
-        self.machinery.state(index)
-    }
-
-    pub(super) fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
-        // A doorbell changes no register, so it does not wait for those who do.
-        if bar == 0
-            && let Some(position) =
-                within(offset, data.len(), 0).and_then(|at| NOTIFY.position(at, data.len()))
-        {
-            return self.notify(position, data);
-        }
-        let _door = lock(&self.door);
-        self.write(bar, offset, data);
-    }
-
-    /// A write to a BAR, with the door held.
-    fn write(&self, bar: u8, offset: u64, data: &[u8]) {
-        let Some(offset) = within(offset, data.len(), bar) else {
-            return count(&self.counters.ignored);
-        };
-        if bar == 1 {
-            lock(&self.interrupts).write(offset, data);
-        } else if let Some(position) = NOTIFY.position(offset, data.len()) {
-            self.notify(position, data);
-        } else if let Some(position) = DEVICE.position(offset, data.len()) {
-            self.write_config(position, data);
-        } else {
-            self.write_register(offset, data);
-        }
-    }
-
-    fn notify(&self, position: usize, data: &[u8]) {
-        let queue = {
-            let registers = self.registers();
-            let with_data = registers
-                .common
-                .features()
-                .contains(Features::NOTIFICATION_DATA);
-            let heard = States::DOORBELLS.contains(States::of(registers.state));
-            notified(position, data, with_data)
-                .filter(|_| heard)
-                .filter(|index| {
-                    let queue = registers.common.queues.get(usize::from(*index));
-                    queue.is_some_and(|queue| queue.phase == Phase::Started)
-                })
-        };
-        match queue {
-            Some(index) => {
-                count(&self.counters.notifications);
-                self.machinery.kick(index);
-            }
-            None => count(&self.counters.ignored),
-        }
-    }
-
-    fn write_config(&self, position: usize, data: &[u8]) {
-        self.settle_if_held();
-        let inside = position.saturating_add(data.len()) <= self.device.config_len();
-        let state = self.registers().state;
-        if inside && States::DEVICE_CONFIG.contains(States::of(state)) {
-            // A change shows in the generation when it is next read.
-            self.device.config_write(position, data);
-        } else {
-            count(&self.counters.ignored);
-        }
-    }
-
-    fn write_register(&self, offset: usize, data: &[u8]) {
-        self.settle_if_held();
-        let value = number(data);
-        let (Some(row), Some(value)) = (registers::exact(offset, data.len()), value) else {
-            return count(&self.counters.ignored);
-        };
-        let mut registers = self.registers();
-        let facts = Facts {
-            tracker_on: registers.tracker.is_on(),
-            ..registers.common.facts()
-        };
-        if !row.accepts(registers.state, facts) {
-            return count(&self.counters.ignored);
-        }
-        let select = registers.common.select;
-        match row.reg {
-            Reg::DeviceStatus => {
-                let negotiation = Negotiation {
-                    acceptable: registers.common.acceptable(),
-                    suspend: registers.common.features().contains(Features::SUSPEND),
-                };
-                drop(registers);
-                let [byte, ..] = value.to_le_bytes();
-                self.post(Event::Write(byte, negotiation));
-            }
-            Reg::ConfigMsixVector => lock(&self.interrupts).map_config(low16(value)),
-            Reg::QueueMsixVector => lock(&self.interrupts).map_queue(select, low16(value)),
-            // PC-10: the driver never writes 0; other values have no meaning.
-            Reg::QueueEnable if value == 1 => {
-                if let Some(queue) = registers.common.queues.get_mut(usize::from(select)) {
-                    queue.phase = Phase::Enabled;
-                }
-                drop(registers);
-                if !self.start(select) {
-                    self.post(Event::DeviceError);
-                }
-            }
-            Reg::QueueReset if value == 1 => {
-                drop(registers);
-                self.reset_queue(select);
-            }
-            Reg::QueueEnable | Reg::QueueReset => count(&self.counters.ignored),
-            reg if registers.tracker.read(reg).is_some() => {
-                if self.config.tracker {
-                    let pasid = self.pasid(&registers);
-                    registers.tracker.write(reg, value, pasid);
-                    drop(registers);
-                    self.put_tracker_in_force();
-                }
-            }
-            reg => registers.common.write(reg, value),
-        }
-    }
-}
-
-/// The offset of an access that lies entirely within a BAR.
-fn within(offset: u64, len: usize, bar: u8) -> Option<usize> {
-    let size = match bar {
-        0 => BAR0_SIZE,
-        1 => BAR1_SIZE,
-        _ => return None,
-    };
-    let end = offset.checked_add(u64::try_from(len).ok()?)?;
-    if end <= size {
-        usize::try_from(offset).ok()
-    } else {
-        None
     }
 }

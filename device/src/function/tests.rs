@@ -172,6 +172,7 @@ impl Bench {
         let core = Core::new(
             config,
             Arc::clone(&device) as Arc<dyn VirtioDevice>,
+            None,
             |given| {
                 events = Some(Arc::clone(&given));
                 Box::new(Fake {

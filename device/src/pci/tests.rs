@@ -8,6 +8,7 @@ const BLOCK: Announce = Announce {
     config_len: 60,
     tracker: true,
     pasid: Pasid::Absent,
+    vfs: None,
 };
 
 fn space(what: Announce) -> ConfigSpace {
@@ -151,7 +152,8 @@ fn only_the_listed_bits_are_writable() {
             msix: true,
             pasid: true,
             flr: true,
-            window: true
+            window: true,
+            vfs: false
         }
     );
     let changed: Vec<usize> = (0..CONFIG_SIZE)

@@ -210,6 +210,17 @@ impl Virtqueue {
         popped
     }
 
+    /// Gives the chain that was popped last back, as if it had not been popped. Nothing popped
+    /// before it is affected; a queue that notes what is in flight gives nothing back.
+    pub fn unpop(&mut self) {
+        if let Some(left) = self.outstanding.checked_sub(1)
+            && self.inflight.is_none()
+        {
+            self.ring.unpop();
+            self.outstanding = left;
+        }
+    }
+
     /// Uses a chain: publishes its head with `len`, the bytes written from the chain's first
     /// writable byte on without a gap (VIRTIO 1.4, "The Virtqueue Used Ring").
     ///

@@ -170,6 +170,10 @@ impl SplitRing {
         chain.map(Some)
     }
 
+    pub(super) fn unpop(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
     pub(super) fn push(
         &mut self,
         mem: &DmaGuard<'_>,

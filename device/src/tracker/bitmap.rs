@@ -3,13 +3,14 @@
 #![expect(unsafe_code, reason = "takes atomic views of the guest's bitmap")]
 
 use super::protocol::{self, Fenced, MarkWord};
+use super::records::{Recorder, mask};
 use super::window::Words;
 use super::{DirtyLog, Marking, TrackerConfig, TrackerStats, Window};
 use rangemap::RangeMap;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::bitmap::{self, BitmapSlice, WithBitmapSlice};
 
 /// The bitmap in force, or none.
@@ -34,6 +35,8 @@ pub struct Bitmap {
     pages: AtomicU64,
     beyond_length: AtomicU64,
     shadowed: AtomicU64,
+    /// Who records the same writes, whether there is a bitmap or not.
+    recorders: Vec<Arc<Recorder>>,
 }
 
 /// What a burst wrote, to be marked together when all of it has landed.
@@ -46,6 +49,8 @@ pub struct Written<'a> {
     pages: u64,
     /// First and last page of what does not lie in whole words of one stretch.
     cold: Vec<(u64, u64)>,
+    /// Address and bytes, if there is a recorder.
+    recorded: Vec<(u64, u64)>,
 }
 
 impl<'a> Written<'a> {
@@ -58,12 +63,16 @@ impl<'a> Written<'a> {
             words: Vec::with_capacity(room),
             pages: 0,
             cold: Vec::new(),
+            recorded: Vec::new(),
         }
     }
 
     /// Notes a write of `len` bytes at `iova`.
     #[inline]
     pub fn record(&mut self, iova: u64, len: u64) {
+        if !self.bitmap.recorders.is_empty() {
+            self.recorded.push((iova, len));
+        }
         let Some(more) = len.checked_sub(1).filter(|_| self.bitmap.is_active()) else {
             return;
         };
@@ -88,6 +97,11 @@ impl<'a> Written<'a> {
     /// Sets the marks.
     #[inline]
     pub(crate) fn mark(&self) {
+        if !self.recorded.is_empty() {
+            for recorder in &self.bitmap.recorders {
+                recorder.mark(&self.recorded);
+            }
+        }
         if self.words.is_empty() && self.cold.is_empty() {
             return;
         }
@@ -173,6 +187,14 @@ impl Bitmap {
 
     pub(crate) fn config(&self) -> TrackerConfig {
         self.config
+    }
+
+    /// Has `recorders` record, too; with marking switched off they hear of nothing either.
+    pub(crate) fn set_recorders(&mut self, recorders: &[Arc<Recorder>]) {
+        self.recorders.clear();
+        if self.config.marking != Marking::Off {
+            self.recorders.extend_from_slice(recorders);
+        }
     }
 
     pub(crate) fn stats(&self) -> TrackerStats {
@@ -339,12 +361,6 @@ fn index(word: u64) -> usize {
     usize::try_from(word).unwrap_or(usize::MAX)
 }
 
-/// Bits `first` to `last` of the word that both lie in.
-#[inline(always)]
-fn mask(first: u64, last: u64) -> u64 {
-    (u64::MAX << (first % 64)) & (u64::MAX >> (63 - last % 64))
-}
-
 #[inline(always)]
 fn set<W: MarkWord>(word: &W, mask: u64, fenced: Option<Fenced>) {
     match fenced {
@@ -385,6 +401,9 @@ impl bitmap::Bitmap for MarkAt<'_> {
         if let Some(more) = len.checked_sub(1) {
             let first = self.iova.saturating_add(widen(offset));
             let last = first.saturating_add(widen(more));
+            for recorder in &self.bitmap.recorders {
+                recorder.mark_one(first, widen(len));
+            }
             let shift = self.bitmap.shift;
             self.bitmap.mark_pages(first >> shift, last >> shift, None);
         }

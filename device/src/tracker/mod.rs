@@ -3,6 +3,7 @@
 mod bitmap;
 mod log;
 pub mod protocol;
+pub mod records;
 mod window;
 
 pub use bitmap::{Bitmap, MarkAt, Written};

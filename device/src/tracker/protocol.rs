@@ -88,3 +88,36 @@ pub fn mark_fenced<W: MarkWord>(fenced: Fenced, word: &W, mask: u64) {
 pub fn mark<W: MarkWord>(word: &W, mask: u64) {
     word.or(mask);
 }
+
+/// A word of the bits by which a recorder knows what it has recorded in a turn.
+pub trait RecordWord {
+    /// Relaxed load.
+    fn load(&self) -> u64;
+    /// Relaxed OR; what was there before.
+    fn fetch_or(&self, mask: u64) -> u64;
+}
+
+impl RecordWord for AtomicU64 {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        Self::load(self, Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn fetch_or(&self, mask: u64) -> u64 {
+        Self::fetch_or(self, mask, Ordering::Relaxed)
+    }
+}
+
+/// Takes the pages of `mask` for this turn: those that this caller, and no other, is to record.
+///
+/// Called while the door to guest memory is open for the burst that wrote them; turns end while it
+/// is shut. That is all the order there is, and all that is needed: `vm/tests/loom_records.rs` has
+/// the proof.
+#[inline(always)]
+pub fn first_in_turn<W: RecordWord>(word: &W, mask: u64) -> u64 {
+    if mask & !word.load() == 0 {
+        return 0;
+    }
+    mask & !word.fetch_or(mask)
+}

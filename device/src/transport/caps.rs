@@ -1,6 +1,8 @@
 //! The capability list in configuration space (VIRTIO 1.4, "Virtio Structure PCI Capabilities").
 
-use super::registers::{COMMON, DEVICE, ISR, NOTIFY, NOTIFY_MULTIPLIER, PBA_OFFSET, TRACKER};
+use super::registers::{
+    BAR0_SIZE, BAR1_SIZE, COMMON, DEVICE, ISR, NOTIFY, NOTIFY_MULTIPLIER, PBA_OFFSET, TRACKER,
+};
 use crate::pci::ConfigSpace;
 use spec::pci::{VirtioPciCap, VirtioPciCfgCap, VirtioPciNotifyCap, cfg_type};
 use std::mem::size_of;
@@ -26,6 +28,17 @@ pub(crate) struct Announce {
     pub(crate) config_len: usize,
     pub(crate) tracker: bool,
     pub(crate) pasid: Pasid,
+    /// Virtual functions; without, there is no SR-IOV capability.
+    pub(crate) vfs: Option<Vfs>,
+}
+
+/// What the SR-IOV extended capability says of virtual functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vfs {
+    /// How many there can be.
+    pub(crate) total: u16,
+    /// Their PCI device id.
+    pub(crate) device_id: u16,
 }
 
 /// MSI-X capability.
@@ -39,8 +52,15 @@ const ISR_CAP: usize = 0xb0;
 pub(crate) const PCI_CFG: usize = 0xc0;
 const DEVICE_CAP: usize = 0xd4;
 const TRACKER_CAP: usize = 0xe4;
-/// PASID extended capability.
+/// PASID extended capability. The list of extended capabilities begins here: with an empty one
+/// where PASID is absent and something follows.
 pub(crate) const PASID: usize = 0x100;
+/// SR-IOV extended capability, 64 bytes.
+pub(crate) const SR_IOV: usize = 0x140;
+/// VF Enable is bit 0 of SR-IOV Control.
+pub(crate) const VF_CONTROL: usize = SR_IOV + 8;
+/// NumVFs.
+pub(crate) const NUM_VFS: usize = SR_IOV + 0x10;
 
 const _: () = assert!(EXPRESS + 0x3c <= COMMON_CAP);
 const _: () = assert!(COMMON_CAP + size_of::<VirtioPciCap>() == NOTIFY_CAP);
@@ -49,6 +69,7 @@ const _: () = assert!(ISR_CAP + size_of::<VirtioPciCap>() == PCI_CFG);
 const _: () = assert!(PCI_CFG + size_of::<VirtioPciCfgCap>() == DEVICE_CAP);
 const _: () = assert!(DEVICE_CAP + size_of::<VirtioPciCap>() == TRACKER_CAP);
 const _: () = assert!(TRACKER_CAP + size_of::<VirtioPciCap>() <= PASID);
+const _: () = assert!(PASID + 8 <= SR_IOV);
 
 /// Capability ids (PCI).
 const VENDOR_SPECIFIC: u8 = 0x09;
@@ -56,6 +77,7 @@ const EXPRESS_ID: u8 = 0x10;
 const MSIX_ID: u8 = 0x11;
 /// Extended capability id (PCI Express).
 const PASID_ID: u32 = 0x1b;
+const SR_IOV_ID: u32 = 0x10;
 
 /// Writes the capabilities into `space`, best first (PC-12), and marks what software may write.
 pub(crate) fn announce(space: &mut ConfigSpace, what: Announce) {
@@ -102,8 +124,18 @@ pub(crate) fn announce(space: &mut ConfigSpace, what: Announce) {
         let tracker = structure(cfg_type::TRACKER, TRACKER.offset, TRACKER.length, 0);
         space.put(TRACKER_CAP, tracker.as_bytes());
     }
+    let next = if what.vfs.is_some() {
+        u32::try_from(SR_IOV).unwrap_or(0) << 20
+    } else {
+        0
+    };
+    // PCI Express: an id of 0 with a link is a capability without content.
+    space.put(PASID, &next.to_le_bytes());
     if what.pasid != Pasid::Absent {
-        pasid(space, what.pasid == Pasid::Enabled);
+        pasid(space, next, what.pasid == Pasid::Enabled);
+    }
+    if let Some(vfs) = what.vfs {
+        sr_iov(space, vfs);
     }
 }
 
@@ -156,10 +188,33 @@ fn express(space: &mut ConfigSpace, next: usize) {
 }
 
 /// PASID extended capability, version 1, with PASIDs of 20 bits.
-fn pasid(space: &mut ConfigSpace, enabled: bool) {
+fn pasid(space: &mut ConfigSpace, next: u32, enabled: bool) {
     const WIDTH: u16 = 20 << 8;
-    space.put(PASID, &(PASID_ID | 1 << 16).to_le_bytes());
+    space.put(PASID, &(PASID_ID | 1 << 16 | next).to_le_bytes());
     space.put(PASID + 4, &WIDTH.to_le_bytes());
     space.put(PASID + 6, &[u8::from(enabled), 0]);
     space.writable(PASID + 6, &[1]);
+}
+
+/// SR-IOV extended capability, version 1, without VF migration (so InitialVFs is TotalVFs). Its
+/// functions follow the owner's with a stride of 1. What a hypervisor presents of a virtual function
+/// stands in the member's own configuration space.
+fn sr_iov(space: &mut ConfigSpace, vfs: Vfs) {
+    const PAGES_4K: u32 = 1;
+    let total = vfs.total.to_le_bytes();
+    space.put(SR_IOV, &(SR_IOV_ID | 1 << 16).to_le_bytes());
+    // VF Enable and VF Memory Space Enable.
+    space.writable(VF_CONTROL, &[1 | 1 << 3]);
+    space.put(SR_IOV + 0x0c, &total);
+    space.put(SR_IOV + 0x0e, &total);
+    space.writable(NUM_VFS, &[0xff; 2]);
+    space.put(SR_IOV + 0x14, &1_u16.to_le_bytes());
+    space.put(SR_IOV + 0x16, &1_u16.to_le_bytes());
+    space.put(SR_IOV + 0x1a, &vfs.device_id.to_le_bytes());
+    space.put(SR_IOV + 0x1c, &PAGES_4K.to_le_bytes());
+    space.put(SR_IOV + 0x20, &PAGES_4K.to_le_bytes());
+    for (bar, size) in [(0, BAR0_SIZE), (1, BAR1_SIZE)] {
+        let mask = u32::try_from(size).map_or(0, |size| !(size - 1));
+        space.writable(SR_IOV + 0x24 + 4 * bar, &mask.to_le_bytes());
+    }
 }

@@ -5,6 +5,8 @@ use super::registers::{Facts, NOTIFY_MULTIPLIER, Reg};
 use super::{low16, set_half};
 use crate::queue::QueueConfig;
 use spec::features::Features;
+use spec::parts::VqCfg;
+use spec::pci::NO_VECTOR;
 use spec::queue_state::QueueState;
 
 /// Where a queue is in its life.
@@ -57,6 +59,44 @@ impl Queue {
     fn enabled(&self) -> bool {
         self.phase != Phase::Off
     }
+    /// As a device part.
+    pub(crate) fn cfg(&self, vector: u16) -> VqCfg {
+        VqCfg {
+            queue_size: self.size.into(),
+            vector: vector.into(),
+            enabled: u16::from(self.enabled()).into(),
+            reserved: 0.into(),
+            queue_desc: self.desc.into(),
+            queue_driver: self.driver.into(),
+            queue_device: self.device.into(),
+        }
+    }
+    /// Why a device part is none of this queue's, if it is not. Vectors go up to `vectors`.
+    pub(crate) fn refuses(&self, cfg: &VqCfg, vectors: u16) -> Option<String> {
+        let (size, vector) = (cfg.queue_size.get(), cfg.vector.get());
+        if !size.is_power_of_two() || size > self.max_size {
+            let max = self.max_size;
+            return Some(format!(
+                "{size} entries, a power of two up to {max} expected"
+            ));
+        }
+        if vector > vectors && vector != NO_VECTOR {
+            return Some(format!("vector {vector} of {vectors}"));
+        }
+        (cfg.enabled.get() > 1).then(|| format!("enabled {}", cfg.enabled))
+    }
+    /// Takes a device part that is not refused. The queue does not run.
+    pub(crate) fn configure(&mut self, cfg: &VqCfg) {
+        self.size = cfg.queue_size.get();
+        self.desc = cfg.queue_desc.get();
+        self.driver = cfg.queue_driver.get();
+        self.device = cfg.queue_device.get();
+        self.phase = if cfg.enabled.get() == 1 {
+            Phase::Enabled
+        } else {
+            Phase::Off
+        };
+    }
 }
 
 /// The registers behind the common configuration's bytes.
@@ -68,8 +108,10 @@ pub(crate) struct Common {
     driver_feature_select: u32,
     /// The selected queue; may be one that does not exist.
     pub(crate) select: u16,
-    /// The queues.
+    /// The queues, administration queues last.
     pub(crate) queues: Vec<Queue>,
+    /// How many of them are administration queues.
+    admin_queues: u16,
     /// The configuration as it was when it was last looked at, and the generation it is of.
     seen: Vec<u8>,
     generation: u8,
@@ -77,7 +119,12 @@ pub(crate) struct Common {
 
 impl Common {
     /// After power-on.
-    pub(crate) fn new(offered: Features, max_sizes: &[u16], config: Vec<u8>) -> Self {
+    pub(crate) fn new(
+        offered: Features,
+        max_sizes: &[u16],
+        admin_queues: u16,
+        config: Vec<u8>,
+    ) -> Self {
         Self {
             offered,
             driver_features: Features::empty(),
@@ -85,6 +132,7 @@ impl Common {
             driver_feature_select: 0,
             select: 0,
             queues: max_sizes.iter().map(|max| Queue::new(*max)).collect(),
+            admin_queues,
             seen: config,
             generation: 0,
         }
@@ -101,18 +149,36 @@ impl Common {
     pub(crate) fn features(&self) -> Features {
         self.driver_features
     }
+    /// Puts what another device's driver accepted in their place.
+    pub(crate) fn set_features(&mut self, features: Features) {
+        self.driver_features = features;
+    }
     /// IN-1: a subset of what is offered, with VERSION_1, which a device without legacy interface
     /// insists on.
     pub(crate) fn acceptable(&self) -> bool {
         self.offered.contains(self.driver_features)
             && self.driver_features.contains(Features::VERSION_1)
     }
-    /// The selected queue, if it exists.
+    /// What is offered.
+    pub(crate) fn offered(&self) -> Features {
+        self.offered
+    }
+    /// Number of the device type's queues, which is the index of the first administration queue.
+    pub(crate) fn num_queues(&self) -> u16 {
+        let all = u16::try_from(self.queues.len()).unwrap_or(u16::MAX);
+        all.saturating_sub(self.admin_queues)
+    }
+    /// The selected queue, if it exists. Administration queues do not without their feature.
     pub(crate) fn selected(&self) -> Option<&Queue> {
-        self.queues.get(usize::from(self.select))
+        self.queues.get(self.selection()?)
     }
     fn selected_mut(&mut self) -> Option<&mut Queue> {
-        self.queues.get_mut(usize::from(self.select))
+        let selection = self.selection()?;
+        self.queues.get_mut(selection)
+    }
+    fn selection(&self) -> Option<usize> {
+        let there = self.driver_features.contains(Features::ADMIN_VQ);
+        (there || self.select < self.num_queues()).then_some(usize::from(self.select))
     }
     /// What the register table asks for. The tracker's part is the tracker's.
     pub(crate) fn facts(&self) -> Facts {
@@ -164,7 +230,7 @@ impl Common {
             Reg::DeviceFeature => window(self.offered, self.device_feature_select),
             Reg::DriverFeatureSelect => self.driver_feature_select,
             Reg::DriverFeature => window(self.driver_features, self.driver_feature_select),
-            Reg::NumQueues => u32::try_from(self.queues.len()).unwrap_or(0),
+            Reg::NumQueues => u32::from(self.num_queues()),
             Reg::QueueSelect => u32::from(self.select),
             Reg::QueueSize => queue.map_or(0, |queue| u32::from(queue.size)),
             Reg::QueueEnable => queue.map_or(0, |queue| u32::from(queue.enabled())),
@@ -179,8 +245,10 @@ impl Common {
             Reg::QueueReset => queue.map_or(0, |queue| u32::from(queue.resetting)),
             Reg::QueueAvailState => state().map_or(0, |state| u32::from(state.avail)),
             Reg::QueueUsedState => state().map_or(0, |state| u32::from(state.used)),
-            // NOTIF_CONFIG_DATA and ADMIN_VQ are not offered.
-            Reg::QueueNotifConfigData | Reg::AdminQueueIndex | Reg::AdminQueueNum => 0,
+            Reg::AdminQueueIndex if self.admin_queues != 0 => u32::from(self.num_queues()),
+            Reg::AdminQueueNum => u32::from(self.admin_queues),
+            // NOTIF_CONFIG_DATA is not offered.
+            Reg::QueueNotifConfigData | Reg::AdminQueueIndex => 0,
             _ => return None,
         })
     }
@@ -252,7 +320,7 @@ mod tests {
 
     fn common() -> Common {
         let offered = Features::from_bits_retain(1 << 43 | 1 << 44 | 1 << 32 | 1 << 9);
-        Common::new(offered, &[256, 8], vec![1, 2])
+        Common::new(offered, &[256, 8], 0, vec![1, 2])
     }
 
     #[test]

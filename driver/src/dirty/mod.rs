@@ -1,10 +1,12 @@
 //! Which pages were written: the sources that know, and the set they report into.
 
 pub mod harvest;
+pub mod records;
 mod scan;
 mod set;
 mod tracker;
 
+pub use records::RecordsSource;
 pub use scan::Scanner;
 pub use set::{DirtySet, Runs};
 pub use tracker::TrackerSource;

@@ -107,6 +107,21 @@ impl Transport {
         self.read16(common!(num_queues))
     }
 
+    /// Index of the first administration queue, and how many there are: none without ADMIN_VQ.
+    ///
+    /// # Errors
+    /// [`DriverError::StructureTooShort`] if the device has the feature and not the registers, or
+    /// what the bus says.
+    pub fn admin_queues(&self) -> Result<(u16, u16), DriverError> {
+        if !self.features().contains(Features::ADMIN_VQ) {
+            return Ok((0, 0));
+        }
+        Ok((
+            self.read16(common!(admin_queue_index))?,
+            self.read16(common!(admin_queue_num))?,
+        ))
+    }
+
     /// Largest size of a queue that is not set up; 0 if there is no such queue. Once a queue has
     /// been set up this is its size.
     ///

@@ -3,6 +3,7 @@
 use super::block::BLOCK_BYTES;
 use super::workload::Pattern;
 use crate::error::VmError;
+use crate::hypervisor::Means;
 use crate::machine::MarkingMode;
 use driver::dirty::PAGE_SIZE;
 use driver::queue::SplitQueue;
@@ -35,6 +36,9 @@ pub struct Shape {
     pub seed: u64,
     /// How the devices mark.
     pub marking: MarkingMode,
+    /// How they are tracked and moved.
+    #[serde(default)]
+    pub means: Means,
 }
 
 /// Who writes a page.

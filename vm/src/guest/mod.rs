@@ -14,10 +14,11 @@ mod workload;
 pub use layout::{Layout, PageClass, Place, Shape};
 pub use workload::{Pattern, Step, Walk};
 
-pub(crate) use saved::{SavedDevice, SavedVcpu, decode, encode};
+pub(crate) use saved::{Description, SavedDevice, SavedVcpu, decode, encode};
 
 use crate::cpu_log::CpuLogSource;
 use crate::error::VmError;
+use crate::hypervisor::Means;
 use crate::machine::{Hosting, Machine, Remapper};
 use block::Stamp;
 use driver::Transport;
@@ -36,19 +37,23 @@ use std::time::{Duration, Instant};
 use vcpu::{Gate, Order, Vcpu, Wires};
 
 /// What the guest's driver wants of a device.
-fn wanted() -> Features {
+fn wanted(means: Means) -> Features {
     let blk = BlkFeatures::FLUSH | BlkFeatures::MQ | BlkFeatures::SEG_MAX | BlkFeatures::BLK_SIZE;
     Features::RING_EVENT_IDX
         | Features::RING_INDIRECT_DESC
         | Features::RING_RESET
         | Features::NOTIFICATION_DATA
-        | needed()
+        | needed(means)
         | Features::from_bits_retain(blk.bits())
 }
 
-/// What a guest that is to move cannot do without.
-fn needed() -> Features {
-    Features::VERSION_1 | Features::SUSPEND | Features::QUEUE_STATE
+/// What a guest that is to move cannot do without: nothing, if an owner moves it.
+fn needed(means: Means) -> Features {
+    if means.parts {
+        Features::VERSION_1
+    } else {
+        Features::VERSION_1 | Features::SUSPEND | Features::QUEUE_STATE
+    }
 }
 
 /// One device as the guest's driver has it.
@@ -119,7 +124,7 @@ impl EmulatedGuest {
         for bus in &machine.buses {
             let transport = transport(Arc::clone(bus) as Arc<dyn Bus>)?;
             transport
-                .negotiate(wanted(), needed())
+                .negotiate(wanted(shape.means), needed(shape.means))
                 .map_err(VmError::driver("initialising a device"))?;
             devices.push(Device { transport });
         }
@@ -167,7 +172,15 @@ impl EmulatedGuest {
             name: "cpu".to_owned(),
             source: Box::new(cpu_log) as Box<dyn DirtySource>,
         }];
-        for (number, device) in devices.iter().enumerate() {
+        let records = shape.means.records.is_some();
+        for (number, device) in (0..).zip(&devices) {
+            if let Some(owner) = machine.owner.as_ref().filter(|_| records) {
+                sources.push(NamedSource {
+                    name: format!("records{number}"),
+                    source: Box::new(owner.records(number)),
+                });
+                continue;
+            }
             // The bitmap is the hypervisor's: no page of the guest's memory.
             let length = (shape.memory / PAGE_SIZE).div_ceil(8);
             let bitmap = device.transport.bus().dma_alloc(length)?;

@@ -2,13 +2,15 @@
 
 use super::vcpu::{Order, Vcpu};
 use super::{
-    Cpus, Device, EmulatedGuest, SavedDevice, SavedVcpu, decode, device_of, encode, transport,
-    vector_of,
+    Cpus, Description, Device, EmulatedGuest, SavedDevice, SavedVcpu, decode, device_of, encode,
+    transport, vector_of,
 };
 use crate::error::VmError;
+use crate::hypervisor::Owner;
 use crate::machine::{Hosting, Machine};
 use driver::bus::Bus;
 use driver::memory::DmaMemory;
+use driver::parts::Parts;
 use driver::{state, suspend};
 use migration::{DeviceRecord, Guest, GuestError, NamedSource, Paused};
 use std::sync::Arc;
@@ -48,9 +50,18 @@ impl EmulatedGuest {
         };
         // Set first: whatever fails from here on is undone by a resume.
         self.suspended = true;
-        for device in &self.devices {
-            suspend::suspend(&device.transport, SUSPEND_TIMEOUT)
-                .map_err(VmError::driver("suspending a device"))?;
+        match self.mover() {
+            Some(owner) => {
+                for (number, _) in self.devices.iter().enumerate() {
+                    owner.stop(number)?;
+                }
+            }
+            None => {
+                for device in &self.devices {
+                    suspend::suspend(&device.transport, SUSPEND_TIMEOUT)
+                        .map_err(VmError::driver("suspending a device"))?;
+                }
+            }
         }
         Ok(Paused {
             in_flight,
@@ -62,12 +73,21 @@ impl EmulatedGuest {
 
     fn try_resume(&mut self) -> Result<(), VmError> {
         if std::mem::take(&mut self.suspended) {
-            for device in &self.devices {
-                suspend::resume(&device.transport, SUSPEND_TIMEOUT)
-                    .map_err(VmError::driver("resuming a device"))?;
+            for (number, device) in self.devices.iter().enumerate() {
+                match self.mover() {
+                    Some(owner) => owner.resume(number)?,
+                    None => suspend::resume(&device.transport, SUSPEND_TIMEOUT)
+                        .map_err(VmError::driver("resuming a device"))?,
+                }
             }
         }
         self.run()
+    }
+
+    /// The devices' owner, if it moves them.
+    fn mover(&self) -> Option<&Owner> {
+        let owner = self.machine.owner.as_ref();
+        owner.filter(|_| self.shape().means.parts)
     }
 
     fn try_save(&self) -> Result<Vec<DeviceRecord>, VmError> {
@@ -77,12 +97,15 @@ impl EmulatedGuest {
             state: encode("the CPU", &cpus)?,
         }];
         for (id, device) in (1..).zip(&self.devices) {
-            let state = state::save(&device.transport);
-            let state = state.map_err(VmError::driver("saving a device"))?;
-            records.push(DeviceRecord {
-                id,
-                state: encode("a device", &SavedDevice::from(&state))?,
-            });
+            let state = match self.mover() {
+                Some(owner) => owner.get(records.len() - 1)?.to_bytes(),
+                None => {
+                    let state = state::save(&device.transport);
+                    let state = state.map_err(VmError::driver("saving a device"))?;
+                    encode("a device", &SavedDevice::from(&state))?
+                }
+            };
+            records.push(DeviceRecord { id, state });
         }
         Ok(records)
     }
@@ -128,10 +151,25 @@ impl EmulatedGuest {
         }
         let mut devices = Vec::new();
         for (id, bus) in (1..).zip(&machine.buses) {
-            let saved: SavedDevice = decode("a device", state_of(id, "a device")?)?;
+            let saved = state_of(id, "a device")?;
             let transport = transport(Arc::clone(bus) as Arc<dyn Bus>)?;
-            state::restore(&transport, &(&saved).into())
-                .map_err(VmError::driver("restoring a device"))?;
+            match machine.owner.as_ref().filter(|_| layout.shape.means.parts) {
+                Some(owner) => {
+                    let number = devices.len();
+                    let parts = Parts::parse(saved).map_err(VmError::driver("reading a device"))?;
+                    owner.stop(number)?;
+                    owner.set(number, &parts)?;
+                    // Its driver is the guest's, which goes on as if nothing had happened.
+                    transport
+                        .adopt()
+                        .map_err(VmError::driver("taking over a device"))?;
+                }
+                None => {
+                    let saved: SavedDevice = decode("a device", saved)?;
+                    state::restore(&transport, &(&saved).into())
+                        .map_err(VmError::driver("restoring a device"))?;
+                }
+            }
             devices.push(Device { transport });
         }
         let mut cpus = Vec::new();
@@ -152,7 +190,11 @@ impl EmulatedGuest {
 
     /// Makes restored devices live and runs the guest.
     pub(crate) fn go_live(&mut self) -> Result<(), VmError> {
-        for device in &self.devices {
+        for (number, device) in self.devices.iter().enumerate() {
+            if let Some(owner) = self.mover() {
+                owner.resume(number)?;
+            }
+            // A device that was moved in parts presents DRIVER_OK already, or needs a reset.
             let live = device.transport.driver_ok();
             live.map_err(VmError::driver("starting a device"))?;
         }
@@ -162,7 +204,10 @@ impl EmulatedGuest {
 
 impl Guest for EmulatedGuest {
     fn describe(&self) -> Vec<u8> {
-        encode("the guest's shape", self.shape()).unwrap_or_default()
+        // What cannot be read is found out when the guest is saved; here it would only be too early.
+        let parts = self.mover().and_then(|owner| owner.get(0).ok());
+        let description = Description::new(self.shape().clone(), parts.as_ref());
+        encode("the guest's shape", &description).unwrap_or_default()
     }
 
     fn memory(&self) -> Vec<DmaMemory> {

@@ -1,7 +1,9 @@
 //! The state of a guest's CPU and devices as it travels: plain data, judged by whoever takes it.
 
+use super::layout::Shape;
 use super::workload::Walk;
 use crate::error::VmError;
+use driver::parts::Parts;
 use driver::queue::{ChainState, SplitQueueState};
 use driver::state::{DeviceState, QueueSaved};
 use serde::{Deserialize, Serialize};
@@ -89,6 +91,55 @@ impl SavedVcpu {
             last_used: self.last_used,
             chains: self.chains.iter().map(chain).collect(),
         }
+    }
+}
+
+/// What a destination is told before anything else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// The guest's shape.
+    pub shape: Shape,
+    /// The parts of one of its devices, which are alike, as hexadecimal digits: whoever cannot take
+    /// such says so now.
+    pub parts: Option<String>,
+}
+
+impl Description {
+    /// Of a guest of this shape with such devices.
+    pub fn new(shape: Shape, parts: Option<&Parts>) -> Self {
+        let digits = |parts: &Parts| {
+            let bytes = parts.to_bytes();
+            bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        Self {
+            shape,
+            parts: parts.map(digits),
+        }
+    }
+
+    /// The parts, if it has any.
+    ///
+    /// # Errors
+    /// [`VmError::BadState`] if they are none.
+    pub fn parts(&self) -> Result<Option<Parts>, VmError> {
+        let Some(digits) = &self.parts else {
+            return Ok(None);
+        };
+        let bad = |why: String| VmError::BadState {
+            what: "a device".to_owned(),
+            why,
+        };
+        let (pairs, odd) = digits.as_bytes().as_chunks::<2>();
+        let byte = |pair: &[u8; 2]| {
+            let text = std::str::from_utf8(pair).ok()?;
+            u8::from_str_radix(text, 16).ok()
+        };
+        let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
+        let bytes = bytes.filter(|_| odd.is_empty());
+        let bytes = bytes.ok_or_else(|| bad("parts that are no hexadecimal digits".to_owned()))?;
+        let parts = Parts::parse(&bytes).map_err(|error| bad(error.to_string()))?;
+        Ok(Some(parts))
     }
 }
 

@@ -1,0 +1,179 @@
+//! The rival's way: records instead of a bitmap, device parts instead of registers, both through an
+//! owner. Judged like any move, each with its negative control.
+
+use migration::observe::Silent;
+use migration::policy::Policy;
+use spec::features::Features;
+use vm::guest::{Pattern, Shape};
+use vm::{InProcess, Limits, MarkingMode, Means, Outcome, migrate_in_process};
+
+fn plan(pattern: Pattern, means: Means) -> InProcess {
+    InProcess {
+        shape: Shape {
+            memory: 32 << 20,
+            devices: 2,
+            queues: 2,
+            queue_size: 256,
+            depth: 32,
+            blocks: 2048,
+            pattern,
+            writes_percent: 30,
+            seed: 0x71de,
+            marking: MarkingMode::Bits,
+            means,
+        },
+        granularity: 4096,
+        policy: Policy {
+            min_rounds: 5,
+            max_rounds: 6,
+            stop_pages: 64,
+        },
+        plain_copies: 0,
+        before: 2000,
+        after: 2000,
+        destination: Limits::default(),
+    }
+}
+
+const RECORDS: Means = Means {
+    records: Some(1 << 18),
+    parts: false,
+};
+const PARTS: Means = Means {
+    records: None,
+    parts: true,
+};
+
+fn run(plan: &InProcess) -> Outcome {
+    let folder = tempfile::tempdir().unwrap();
+    migrate_in_process(plan, folder.path(), &mut Silent).unwrap()
+}
+
+fn proved(what: &str, plan: &InProcess) -> Outcome {
+    let outcome = run(plan);
+    let objections = outcome.objections();
+    assert!(
+        objections.is_empty(),
+        "{what}: {objections:#?}\n{outcome:#?}"
+    );
+    assert!(outcome.moved, "{what}");
+    outcome
+}
+
+/// With marking off the same move must lose pages, and leave the guest whole where it was.
+fn control(what: &str, plan: &InProcess) {
+    let mut plan = plan.clone();
+    plan.shape.marking = MarkingMode::Off;
+    let control = run(&plan);
+    let memory = control.memory.as_ref().expect("the memories are compared");
+    assert!(control.device_writes > 0, "{what}: inconclusive");
+    assert!(memory.lost_device > 0, "{what}: {control:#?}");
+    assert_eq!(memory.lost_cpu + memory.lost_unused, 0, "{what}");
+    assert!(!control.moved && control.resumed, "{what}");
+    assert!(
+        control.guest_objections().is_empty(),
+        "{what}: {control:#?}"
+    );
+}
+
+fn moves(means: Means) {
+    for pattern in [Pattern::Random, Pattern::Zipf, Pattern::Sequential] {
+        let what = format!("{means:?}, {pattern:?}");
+        let plan = plan(pattern, means);
+        proved(&what, &plan);
+        control(&what, &plan);
+    }
+}
+
+#[test]
+fn records_and_registers() {
+    moves(RECORDS);
+}
+
+#[test]
+fn bitmap_and_parts() {
+    moves(PARTS);
+}
+
+#[test]
+fn records_and_parts() {
+    moves(Means {
+        parts: true,
+        ..RECORDS
+    });
+}
+
+/// Every round overflows, so every round sends all there is: slow, and right.
+#[test]
+fn sixteen_records_are_enough_to_be_right() {
+    let means = Means {
+        records: Some(16),
+        parts: true,
+    };
+    let plan = plan(Pattern::Random, means);
+    let outcome = proved("16 records", &plan);
+    let last = outcome.report.rounds.last().unwrap();
+    let records = last.shares.iter().find(|s| s.name == "records0").unwrap();
+    assert_eq!(records.pages, 32 << 8, "all of them");
+    control("16 records", &plan);
+}
+
+#[test]
+fn large_pages_are_recorded_as_such() {
+    let mut plan = plan(Pattern::Zipf, RECORDS);
+    plan.granularity = 64 << 10;
+    let outcome = proved("64 KiB", &plan);
+    assert!(
+        outcome
+            .report
+            .granularity
+            .contains(&("records1".to_owned(), 64 << 10))
+    );
+}
+
+/// What the destination cannot take is refused by name before the source is paused, or even tracked.
+#[test]
+fn what_cannot_be_taken_is_named_before_anything_stops() {
+    let none = Limits::default();
+    let cases = [
+        (
+            "DEV_FEATURES",
+            Limits {
+                features_off: Features::RING_RESET,
+                ..none
+            },
+        ),
+        (
+            "VQ_CFG of queue 0",
+            Limits {
+                queue_size_max: Some(128),
+                ..none
+            },
+        ),
+        (
+            "CAP_ID_LIST_QUERY",
+            Limits {
+                no_parts: true,
+                ..none
+            },
+        ),
+    ];
+    for (name, destination) in cases {
+        let mut plan = plan(Pattern::Random, PARTS);
+        plan.destination = destination;
+        let outcome = run(&plan);
+        let error = outcome.error.as_ref().expect("refused").to_string();
+        assert!(error.contains(name), "{name}: {error}");
+        assert!(outcome.report.rounds.is_empty(), "{name}: {outcome:#?}");
+        assert_eq!(
+            outcome.report.granularity.len(),
+            0,
+            "{name}: not even tracked"
+        );
+        assert!(outcome.resumed && !outcome.moved, "{name}");
+        assert!(
+            outcome.guest_objections().is_empty(),
+            "{name}: {outcome:#?}"
+        );
+    }
+}
