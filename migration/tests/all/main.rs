@@ -9,3 +9,4 @@ mod precopy;
 mod reader;
 mod records;
 mod rules;
+mod writes;
