@@ -131,6 +131,11 @@ pub struct MigrateArgs {
     /// How the state of devices is read and written.
     #[arg(long, value_enum, default_value = "regs")]
     pub state: StateArg,
+    /// The guest's driver resets its device after every N requests, in the middle of its work, by
+    /// its status and its function in turn, and submits what was in flight again. Records survive
+    /// that, the device's own bitmap does not. Default: 0, never.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub reset_every: u64,
     /// Block devices of the guest.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub devices: u16,

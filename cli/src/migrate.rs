@@ -56,6 +56,7 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
             records: args.tracker.records().then_some(args.records),
             parts: args.state == StateArg::Parts,
         },
+        reset_every: args.reset_every,
     };
     // Before anything is overwritten.
     vm::guest::Layout::new(&shape)?;

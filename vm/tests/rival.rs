@@ -21,6 +21,7 @@ fn plan(pattern: Pattern, means: Means) -> InProcess {
             seed: 0x71de,
             marking: MarkingMode::Bits,
             means,
+            reset_every: 0,
         },
         granularity: 4096,
         policy: Policy {

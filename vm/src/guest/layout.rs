@@ -39,6 +39,10 @@ pub struct Shape {
     /// How they are tracked and moved.
     #[serde(default)]
     pub means: Means,
+    /// Requests after which the guest's driver resets a device in the middle of its work, by its
+    /// status and its function in turn; 0 for never.
+    #[serde(default)]
+    pub reset_every: u64,
 }
 
 /// Who writes a page.

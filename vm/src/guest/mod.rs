@@ -6,6 +6,7 @@
 pub mod block;
 pub mod journal;
 mod layout;
+mod life;
 mod moving;
 mod saved;
 mod vcpu;
@@ -25,7 +26,9 @@ use driver::Transport;
 use driver::bus::Bus;
 use driver::dirty::{DirtySource, PAGE_SIZE, TrackerSource};
 use driver::memory::DmaMemory;
+use driver::queue::SplitQueue;
 use journal::Journal;
+use life::Life;
 use migration::NamedSource;
 use spec::blk::BlkFeatures;
 use spec::features::Features;
@@ -56,10 +59,47 @@ fn needed(means: Means) -> Features {
     }
 }
 
+/// Negotiates as the guest's driver does.
+fn negotiate(transport: &Transport, means: Means) -> Result<(), VmError> {
+    let accepted = transport.negotiate(wanted(means), needed(means));
+    accepted
+        .map(drop)
+        .map_err(VmError::driver("initialising a device"))
+}
+
+/// Sets up the queue of a virtual CPU.
+fn setup_of(transport: &Transport, place: &Place, queue: &SplitQueue) -> Result<(), VmError> {
+    // The vector's receiver exists before the device can use it.
+    let vector = vector_of(place);
+    transport.bus().interrupt(vector)?;
+    let done = transport.setup_queue(place.queue, &queue.setup(vector), None);
+    done.map_err(VmError::driver("setting up a queue"))
+}
+
 /// One device as the guest's driver has it.
 #[derive(Debug)]
 struct Device {
     transport: Arc<Transport>,
+    /// If it is reset now and then.
+    life: Option<Arc<Life>>,
+}
+
+impl Device {
+    /// Device `number` of a guest.
+    fn new(machine: &Machine, number: u16, transport: Arc<Transport>) -> Result<Self, VmError> {
+        let layout = &machine.layout;
+        let shape = &layout.shape;
+        let mut queues = Vec::new();
+        for place in layout.places.iter().filter(|place| place.device == number) {
+            let bytes = SplitQueue::bytes_needed(shape.queue_size);
+            queues.push((*place, machine.memory.slice(place.ring, bytes)?));
+        }
+        let life = (shape.reset_every > 0).then(|| {
+            let (means, every) = (shape.means, shape.reset_every);
+            Life::new(&transport, means, every, shape.queue_size, queues)
+        });
+        Ok(Self { transport, life })
+    }
 }
 
 /// A running virtual CPU hands itself back when it stops.
@@ -89,6 +129,8 @@ pub struct Progress {
     pub completed: u64,
     /// Of those, reads: each wrote a page of guest memory.
     pub reads: u64,
+    /// How often a driver reset its device.
+    pub resets: u64,
 }
 
 /// A guest's counters.
@@ -101,6 +143,7 @@ impl Counters {
         Progress {
             completed: self.0.completed.load(Ordering::Relaxed),
             reads: self.0.reads.load(Ordering::Relaxed),
+            resets: self.0.resets.load(Ordering::Relaxed),
         }
     }
 }
@@ -121,25 +164,17 @@ impl EmulatedGuest {
             at += PAGE_SIZE;
         }
         let mut devices = Vec::new();
-        for bus in &machine.buses {
+        for (number, bus) in (0..).zip(&machine.buses) {
             let transport = transport(Arc::clone(bus) as Arc<dyn Bus>)?;
-            transport
-                .negotiate(wanted(shape.means), needed(shape.means))
-                .map_err(VmError::driver("initialising a device"))?;
-            devices.push(Device { transport });
+            negotiate(&transport, shape.means)?;
+            devices.push(Device::new(&machine, number, transport)?);
         }
         let mut cpus = Vec::new();
         for place in &layout.places {
             let device = device_of(&devices, place)?;
             let features = device.transport.features();
             let vcpu = Vcpu::boot(&layout, *place, &machine.memory, features)?;
-            let setup = vcpu.queue().setup(vector_of(place));
-            // The vector's receiver exists before the device can use it.
-            device.transport.bus().interrupt(vector_of(place))?;
-            device
-                .transport
-                .setup_queue(place.queue, &setup, None)
-                .map_err(VmError::driver("setting up a queue"))?;
+            setup_of(&device.transport, place, vcpu.queue())?;
             cpus.push(vcpu);
         }
         for device in &devices {
@@ -250,6 +285,7 @@ impl EmulatedGuest {
             let wires = Wires {
                 notifier: notifier.map_err(VmError::driver("finding a doorbell"))?,
                 interrupt: device.transport.bus().interrupt(vector_of(&place))?,
+                life: device.life.clone(),
             };
             let gate = Arc::clone(&self.gate);
             let thread = std::thread::Builder::new().name(format!("vcpu{}", place.vcpu));
@@ -303,6 +339,13 @@ impl EmulatedGuest {
                         why: "it panicked".to_owned(),
                     }));
                 }
+            }
+        }
+        // One that had stopped when another reset their device has not seen it.
+        for vcpu in &mut cpus {
+            if let Some(life) = &device_of(&self.devices, vcpu.place())?.life {
+                let caught_up = vcpu.follow(*life.enter(), life.features());
+                first = first.and(caught_up.map(drop));
             }
         }
         self.cpus = Cpus::Stopped(cpus);
@@ -369,9 +412,9 @@ pub(crate) fn classes(layout: &Layout) -> Vec<PageClass> {
 /// Where the driver puts the used ring of a queue at `ring`: asked of the driver itself, by means
 /// of a queue in memory of its own.
 fn used_at(ring: u64, size: u16) -> Option<u64> {
-    let bytes = driver::queue::SplitQueue::bytes_needed(size);
+    let bytes = SplitQueue::bytes_needed(size);
     let file = crate::emulated_bus::memory_file("tidemark-probe", bytes).ok()?;
     let memory = DmaMemory::from_file(&file, 0, bytes, ring).ok()?;
-    let queue = driver::queue::SplitQueue::new(memory, size, Features::VERSION_1).ok()?;
+    let queue = SplitQueue::new(memory, size, Features::VERSION_1).ok()?;
     Some(queue.setup(0).device)
 }

@@ -150,7 +150,7 @@ impl EmulatedGuest {
             });
         }
         let mut devices = Vec::new();
-        for (id, bus) in (1..).zip(&machine.buses) {
+        for (id, (index, bus)) in (1..).zip((0..).zip(&machine.buses)) {
             let saved = state_of(id, "a device")?;
             let transport = transport(Arc::clone(bus) as Arc<dyn Bus>)?;
             match machine.owner.as_ref().filter(|_| layout.shape.means.parts) {
@@ -170,7 +170,7 @@ impl EmulatedGuest {
                         .map_err(VmError::driver("restoring a device"))?;
                 }
             }
-            devices.push(Device { transport });
+            devices.push(Device::new(&machine, index, transport)?);
         }
         let mut cpus = Vec::new();
         for (place, saved) in layout.places.iter().zip(&saved) {
