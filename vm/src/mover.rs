@@ -50,6 +50,8 @@ pub struct Outcome {
     pub device_writes: u64,
     /// How often the guest's driver reset a device meanwhile.
     pub resets: u64,
+    /// How often the devices were suspended, stopped or let go on at the source, by their count.
+    pub stops: u64,
     /// The guest runs, or ran to its end, at the destination.
     pub moved: bool,
     /// The guest stayed, and ran on at the source.
@@ -150,6 +152,7 @@ pub fn move_guest(
     let migrated = precopy::migrate(guest, &mut stream, &plan.options, &mut judge);
     outcome.device_writes = judge.device_writes;
     outcome.resets = judge.resets;
+    outcome.stops = guest.stops();
     outcome.memory = judge.memory.take();
     match migrated {
         Ok(report) => {

@@ -18,8 +18,9 @@ pub use workload::{Pattern, Step, Walk};
 pub(crate) use saved::{Description, SavedDevice, SavedVcpu, decode, encode};
 
 use crate::cpu_log::CpuLogSource;
+use crate::emulated_bus::EmulatedBus;
 use crate::error::VmError;
-use crate::hypervisor::Means;
+use crate::hypervisor::{Means, Owner};
 use crate::machine::{Hosting, Machine, Remapper};
 use block::Stamp;
 use driver::Transport;
@@ -260,6 +261,14 @@ impl EmulatedGuest {
     /// The means to edit its devices' maps while they run.
     pub fn remapper(&self) -> Remapper {
         self.machine.remapper()
+    }
+
+    /// How often its devices were suspended, or stopped or let go on by their owner, as they
+    /// themselves count it.
+    pub fn stops(&self) -> u64 {
+        let suspends = |bus: &Arc<EmulatedBus>| bus.function().stats().suspends;
+        let suspends: u64 = self.machine.buses.iter().map(suspends).sum();
+        suspends + self.machine.owner.as_ref().map_or(0, Owner::stops)
     }
 
     /// Its counters, to be read while somebody else holds the guest.

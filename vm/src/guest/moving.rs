@@ -205,8 +205,12 @@ impl EmulatedGuest {
 impl Guest for EmulatedGuest {
     fn describe(&self) -> Vec<u8> {
         // What cannot be read is found out when the guest is saved; here it would only be too early.
-        let parts = self.mover().and_then(|owner| owner.get(0).ok());
-        let description = Description::new(self.shape().clone(), parts.as_ref());
+        let all = |owner: &Owner| {
+            let numbers = 0..self.devices.len();
+            numbers.map(|number| owner.get(number).ok()).collect()
+        };
+        let parts: Option<Vec<Parts>> = self.mover().and_then(all);
+        let description = Description::new(self.shape().clone(), parts.as_deref());
         encode("the guest's shape", &description).unwrap_or_default()
     }
 
