@@ -129,6 +129,12 @@ impl Parts {
                         ));
                     }
                 }
+                parts::DEV_CFG if mine.value != part.value => {
+                    let mut both = mine.value.iter().zip(&part.value);
+                    let at = both.position(|(mine, theirs)| mine != theirs);
+                    let why = format!("not as here, from offset {} on", at.unwrap_or(0));
+                    return Err(bad(header.to_string(), why));
+                }
                 parts::VQ_NOTIFY_CFG if mine.value != part.value => {
                     return Err(bad(header.to_string(), "another doorbell"));
                 }

@@ -1,7 +1,8 @@
 //! Device parts: a device's state in pieces (VIRTIO 1.4, "Device parts").
 //!
 //! A part is a [`PartHeader`] and `length` bytes, the next one follows without a gap. What the
-//! standard's parts do not hold is where queues stand; [`VQ_STATE`] adds that (project rule).
+//! standard's parts do not hold is where queues stand, and the device configuration; [`VQ_STATE`] and
+//! [`DEV_CFG`] add that (project rules).
 
 use crate::{Le16, Le32, Le64};
 use core::fmt;
@@ -23,6 +24,10 @@ pub const VQ_NOTIFY_CFG: u16 = 0x105;
 /// `part_type`: [`VqState`] of one queue. **Project rule**: a value that VIRTIO 1.4 reserves in the
 /// range of common parts, far from its own.
 pub const VQ_STATE: u16 = 0x1f0;
+/// `part_type`: the device configuration, whole; optional. Compared, never set: what a driver has read
+/// of it has to be true of the device that it finds itself with. **Project rule**: VIRTIO 1.4 speaks of
+/// a part of this name and defines none (D-5).
+pub const DEV_CFG: u16 = 0x1f1;
 /// The first `part_type` that belongs to a device type: the prose's reading; the table reserves up
 /// to 0x2ff (D-7).
 pub const DEVICE_TYPE: u16 = 0x200;
@@ -83,6 +88,7 @@ impl fmt::Display for PartHeader {
             DRV_FEATURES => "DRV_FEATURES",
             PCI_COMMON_CFG => return write!(f, "PCI_COMMON_CFG of offset {}", self.offset()),
             DEVICE_STATUS => "DEVICE_STATUS",
+            DEV_CFG => "DEV_CFG",
             VQ_CFG => return write!(f, "VQ_CFG of queue {}", self.queue()),
             VQ_NOTIFY_CFG => return write!(f, "VQ_NOTIFY_CFG of queue {}", self.queue()),
             VQ_STATE => return write!(f, "VQ_STATE of queue {}", self.queue()),

@@ -136,13 +136,14 @@ fn part(flags: u8) -> Vec<u8> {
     part
 }
 
-fn hosting(folder: &Path, side: &str) -> Hosting {
+/// A side of the move, with disks that are there or are made.
+fn hosting(folder: &Path, side: &str, blocks: u64) -> Hosting {
     let disks: Vec<PathBuf> = (0..DEVICES)
-        .map(|number| folder.join(format!("disk{number}")))
+        .map(|number| folder.join(format!("disk{number}-{blocks}")))
         .collect();
     for (number, disk) in (0..).zip(&disks).filter(|(_, disk)| !disk.exists()) {
         File::create(disk).unwrap();
-        evidence::format_disk(disk, number, 512).unwrap();
+        evidence::format_disk(disk, number, blocks).unwrap();
     }
     Hosting {
         disks,
@@ -153,11 +154,12 @@ fn hosting(folder: &Path, side: &str) -> Hosting {
 }
 
 /// Moves a guest whose device `device` has such a part: how that ended, and how often a device was
-/// stopped or let go on.
-fn move_newer(device: u16, part: Vec<u8>) -> (Result<(), String>, u64) {
+/// stopped or let go on. The disks have `blocks` blocks at the destination, 512 at the source.
+fn move_newer(device: u16, part: Vec<u8>, blocks: u64) -> (Result<(), String>, u64) {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan(Limits::default());
-    let mut guest = EmulatedGuest::boot(&plan.shape, &hosting(folder.path(), "source")).unwrap();
+    let mut guest =
+        EmulatedGuest::boot(&plan.shape, &hosting(folder.path(), "source", 512)).unwrap();
     assert!(guest.run_for(plan.before, Duration::from_secs(20)).unwrap());
     let (here, there) = UnixStream::pair().unwrap();
     let mut guest = Newer {
@@ -165,7 +167,7 @@ fn move_newer(device: u16, part: Vec<u8>) -> (Result<(), String>, u64) {
         device,
         part,
     };
-    let destination = hosting(folder.path(), "destination");
+    let destination = hosting(folder.path(), "destination", blocks);
     let moved = std::thread::scope(|scope| {
         let arrival = scope.spawn(move || {
             let mut arrival = Arrival::new(destination, 1 << 30);
@@ -197,7 +199,7 @@ fn move_newer(device: u16, part: Vec<u8>) -> (Result<(), String>, u64) {
 
 #[test]
 fn a_mandatory_part_that_one_of_many_devices_has_is_refused_for_all() {
-    let (moved, stops) = move_newer(2, part(0));
+    let (moved, stops) = move_newer(2, part(0), 512);
     let error = moved.expect_err("a part that nobody knows");
     assert!(error.contains("device 2, part 0x577"), "{error}");
     assert_eq!(stops, 0, "nothing of the source was stopped");
@@ -205,7 +207,7 @@ fn a_mandatory_part_that_one_of_many_devices_has_is_refused_for_all() {
 
 #[test]
 fn an_optional_part_that_nobody_knows_is_skipped() {
-    let (moved, stops) = move_newer(1, part(1));
+    let (moved, stops) = move_newer(1, part(1), 512);
     assert_eq!(moved, Ok(()));
     assert_eq!(stops, u64::from(DEVICES), "each once");
 }
@@ -214,11 +216,19 @@ fn an_optional_part_that_nobody_knows_is_skipped() {
 fn parts_that_are_none_are_refused_before_anything_stops() {
     let mut cut = part(1);
     cut.pop();
-    let (moved, stops) = move_newer(0, cut);
+    let (moved, stops) = move_newer(0, cut, 512);
     let error = moved.expect_err("a part without its end");
     assert!(
         error.contains("device 0") && error.contains("3 bytes expected"),
         "{error}"
     );
+    assert_eq!(stops, 0);
+}
+
+#[test]
+fn a_disk_of_another_size_is_refused_before_anything_stops() {
+    let (moved, stops) = move_newer(0, part(1), 1024);
+    let error = moved.expect_err("a disk that grew");
+    assert!(error.contains("device 0, DEV_CFG"), "{error}");
     assert_eq!(stops, 0);
 }

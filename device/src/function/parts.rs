@@ -69,6 +69,48 @@ struct Plan {
     queues: BTreeMap<u16, (Option<VqCfg>, Option<QueueState>)>,
 }
 
+impl Plan {
+    /// The status goes with the features, which stay as they are `now` unless they come along.
+    fn judge_status(&self, now: Features) -> Result<(), PartsError> {
+        let features = self.features.unwrap_or(now);
+        let status = self.status.unwrap_or_default();
+        let suspend = status.contains(DeviceStatus::SUSPEND);
+        let why = if !status.contains(DeviceStatus::FEATURES_OK) {
+            return Ok(());
+        } else if !features.contains(Features::VERSION_1) {
+            "FEATURES_OK without VERSION_1"
+        } else if suspend && !features.contains(Features::SUSPEND) {
+            "SUSPEND without its feature"
+        } else {
+            return Ok(());
+        };
+        Err(PartsError::Bad {
+            part: "DEVICE_STATUS".to_owned(),
+            why: why.to_owned(),
+        })
+    }
+
+    /// A split queue has at most all its entries in flight. What memory says of it is judged where
+    /// the queue starts, and so is all of a packed one's position.
+    fn judge_positions(&self, now: Features) -> Result<(), PartsError> {
+        let features = self.features.unwrap_or(now);
+        for (index, queue) in &self.queues {
+            let (Some(cfg), Some(state)) = queue else {
+                continue;
+            };
+            let (size, flying) = (cfg.queue_size.get(), state.avail.wrapping_sub(state.used));
+            let split = cfg.enabled.get() == 1 && !features.contains(Features::RING_PACKED);
+            if split && flying > size {
+                return Err(PartsError::Bad {
+                    part: format!("VQ_STATE of queue {index}"),
+                    why: format!("{flying} buffers in flight of {size}"),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 fn header(part_type: u16, selector: [u8; 8], value: &[u8]) -> PartHeader {
     PartHeader {
         part_type: part_type.into(),
@@ -115,6 +157,7 @@ impl Core {
                 .map(|(index, runs)| runs.then(|| self.machinery.state(index)).flatten())
                 .collect()
         };
+        let config = self.config_now();
         let registers = self.registers();
         let interrupts = lock(&self.interrupts);
         let common = &registers.common;
@@ -158,15 +201,29 @@ impl Core {
             };
             add(parts::VQ_STATE, of_queue(index), state.as_bytes());
         }
-        if let Some(first) = all.first_mut() {
-            first.header.flags = parts::OPTIONAL;
+        if !config.is_empty() {
+            add(parts::DEV_CFG, [0; 8], &config);
+        }
+        for Part { header, .. } in &mut all {
+            if [parts::DEV_FEATURES, parts::DEV_CFG].contains(&header.part_type.get()) {
+                header.flags = parts::OPTIONAL;
+            }
         }
         all
+    }
+
+    /// The device configuration, as the driver can read it. The device type is asked, so no lock is
+    /// held.
+    fn config_now(&self) -> Vec<u8> {
+        let mut config = self.device.config();
+        config.truncate(self.device.config_len());
+        config
     }
 
     /// Takes parts, all of them or none. False if that has to wait for a reset (DP-12).
     pub(crate) fn set_parts(&self, bytes: &[u8]) -> Result<bool, PartsError> {
         let _door = lock(&self.door);
+        let config = self.config_now();
         let plan = {
             let mut registers = self.registers();
             if matches!(registers.state, State::Resetting { .. }) {
@@ -175,7 +232,7 @@ impl Core {
             if !registers.mode.is_stopped() {
                 return Err(PartsError::NotStopped);
             }
-            let plan = self.judge(&registers, bytes)?;
+            let plan = Self::judge(&registers, &config, bytes)?;
             self.apply(&mut registers, &plan);
             plan
         };
@@ -188,14 +245,14 @@ impl Core {
         Ok(true)
     }
 
-    fn judge(&self, registers: &Registers, bytes: &[u8]) -> Result<Plan, PartsError> {
+    fn judge(registers: &Registers, config: &[u8], bytes: &[u8]) -> Result<Plan, PartsError> {
         let mut plan = Plan::default();
         let mut seen = BTreeSet::new();
         let mut last = 0;
         for part in Reader::new(bytes) {
             let (header, value) = part?;
             let part_type = header.part_type.get();
-            if !self.judge_part(registers, &header, value, &mut plan)? {
+            if !Self::judge_part(registers, config, &header, value, &mut plan)? {
                 tracing::debug!(part_type, "optional part skipped");
                 continue;
             }
@@ -208,33 +265,15 @@ impl Core {
                 return Err(bad(&header, "a second time"));
             }
         }
-        let features = plan.features.unwrap_or(registers.common.features());
-        if let Some(status) = plan.status {
-            let why = if !status.contains(DeviceStatus::FEATURES_OK) {
-                None
-            } else if !features.contains(Features::VERSION_1) {
-                Some("FEATURES_OK without VERSION_1")
-            } else if status.contains(DeviceStatus::SUSPEND)
-                && !features.contains(Features::SUSPEND)
-            {
-                Some("SUSPEND without its feature")
-            } else {
-                None
-            };
-            if let Some(why) = why {
-                return Err(PartsError::Bad {
-                    part: "DEVICE_STATUS".to_owned(),
-                    why: why.to_owned(),
-                });
-            }
-        }
+        plan.judge_status(registers.common.features())?;
+        plan.judge_positions(registers.common.features())?;
         Ok(plan)
     }
 
     /// Adds one part to the plan. False if it is skipped.
     fn judge_part(
-        &self,
         registers: &Registers,
+        config: &[u8],
         header: &PartHeader,
         value: &[u8],
         plan: &mut Plan,
@@ -296,6 +335,16 @@ impl Core {
                     avail: state.avail.get(),
                     used: state.used.get(),
                 });
+            }
+            (parts::DEV_CFG, _) if !config.is_empty() => {
+                let (got, expected) = (value.len(), config.len());
+                if got != expected {
+                    return Err(bad(header, format!("{got} bytes, {expected} expected")));
+                }
+                let at = (config.iter().zip(value)).position(|(mine, theirs)| mine != theirs);
+                if let Some(at) = at {
+                    return Err(bad(header, format!("not as here, from offset {at} on")));
+                }
             }
             _ if header.flags & parts::OPTIONAL != 0 => return Ok(false),
             _ => return Err(bad(header, "mandatory and unknown here")),

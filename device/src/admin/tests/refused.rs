@@ -251,20 +251,43 @@ fn parts_in_another_order() {
     }
 }
 
-/// Standard parts name no device type: what gives another one away is what it offers and has.
-#[test]
-fn parts_of_another_device_type() {
+/// The owner of a disk of so many bytes.
+fn disk(bytes: u64) -> Bench {
     let disk = tempfile::NamedTempFile::new().unwrap();
-    disk.as_file().set_len(1 << 20).unwrap();
+    disk.as_file().set_len(bytes).unwrap();
     let file = File::options().read(true).write(true).open(disk.path());
     let blk = BlkDevice::open(file.unwrap(), BlkOptions::default()).unwrap();
     let admin = AdminConfig {
         queues: 1,
         ..AdminConfig::default()
     };
-    let block = Bench::owning(admin, PciFunction::new(FunctionConfig::default(), blk));
-    objects(&block, 1);
-    let theirs = whole(&block, 1);
+    let bench = Bench::owning(admin, PciFunction::new(FunctionConfig::default(), blk));
+    objects(&bench, 1);
+    assert_eq!(stop(&bench, 1, true), (0, 0));
+    bench
+}
+
+/// What a driver has read of the configuration is true of every device that it finds itself with.
+#[test]
+fn parts_of_a_disk_of_another_size() {
+    let (here, there) = (disk(1 << 20), disk(2 << 20));
+    let before = all_parts(&here, 1);
+    assert_eq!(set_parts(&here, 1, &all_parts(&there, 1)), (22, 3));
+    assert_eq!(all_parts(&here, 1), before);
+    assert_eq!(set_parts(&here, 1, &all_parts(&disk(1 << 20), 1)), (0, 0));
+    // Those who leave the part out take the risk: the standard has none such.
+    let config = whole(&there, 1).len() - 16 - 60;
+    assert_eq!(set_parts(&here, 1, &whole(&there, 1)[..config]), (0, 0));
+    for length in [0, 59, 61] {
+        let config = part(0x1f1, 1, 0, &vec![0; length]);
+        assert_eq!(set_parts(&here, 1, &config), (22, 3), "{length}");
+    }
+}
+
+/// Standard parts name no device type: what gives another one away is what it offers and has.
+#[test]
+fn parts_of_another_device_type() {
+    let theirs = whole(&disk(1 << 20), 1);
     let bench = ready();
     let before = all_parts(&bench, 1);
     assert_eq!(set_parts(&bench, 1, &theirs), (22, 3));
@@ -275,8 +298,8 @@ fn parts_of_another_device_type() {
     assert_eq!(all_parts(&bench, 1), before);
 }
 
-/// A position that no queue can be at is found out where the queue starts: the member needs a reset
-/// then, and its owner nothing.
+/// A position that no queue can be at is found out where the queue starts, if not before: the member
+/// needs a reset then, and its owner nothing.
 #[test]
 fn a_position_that_cannot_be_breaks_the_member_alone() {
     let bench = ready();
@@ -285,6 +308,11 @@ fn a_position_that_cannot_be_breaks_the_member_alone() {
     super::members::run(member, &memory());
     assert_eq!(stop(&bench, 1, true), (0, 0));
     let position = part(0x1f0, 0, 0, &[0, 0x70, 0, 0, 0, 0, 0, 0]);
+    // Beside the size of its queue it is found out at once.
+    let mut queue = part(0x104, 0, 0, &[0; 32]);
+    queue[16..22].copy_from_slice(&[0, 1, 0, 0, 1, 0]);
+    let both = [queue, position.clone()].concat();
+    assert_eq!(set_parts(&bench, 1, &both), (22, 3));
     assert_eq!(set_parts(&bench, 1, &position), (0, 0));
     assert_eq!(member.stats().errors, 0);
     assert_eq!(stop(&bench, 1, false), (0, 0));
