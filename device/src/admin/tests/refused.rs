@@ -22,8 +22,11 @@ fn ready() -> Bench {
     bench
 }
 
+/// What it is; opcode, group, member, data; status and qualifier.
+type Case = (&'static str, u16, u16, u64, Vec<u8>, (u16, u16));
+
 /// Every command gets its status and qualifier, and none of them has done anything.
-fn refused(bench: &Bench, cases: &[(&str, u16, u16, u64, Vec<u8>, (u16, u16))]) {
+fn refused(bench: &Bench, cases: &[Case]) {
     let before = all_parts(bench, 1);
     for (what, opcode, group, member, data, answer) in cases {
         let got = bench.status(*opcode, *group, *member, data, 4096);
