@@ -74,12 +74,18 @@ impl Parts {
     /// # Errors
     /// [`DriverError::BadState`] names the first part that does not fit.
     pub fn can_take(&self, theirs: &Self) -> Result<(), DriverError> {
+        // What an older device does not tell would stay here as it is after a reset.
+        let optional = |part: &Part| part.header.flags & parts::OPTIONAL != 0;
+        let untold = |part: &&Part| !optional(part) && theirs.find(&part.header).is_none();
+        if let Some(part) = self.0.iter().find(untold) {
+            let why = "mandatory here, and unknown to the other device";
+            return Err(bad(part.header.to_string(), why));
+        }
         for part in &theirs.0 {
             let header = &part.header;
             // An optional part is skipped by those who do not know it.
-            let optional = header.flags & parts::OPTIONAL != 0;
             let Some(mine) = self.find(header) else {
-                if optional {
+                if optional(part) {
                     continue;
                 }
                 return Err(bad(

@@ -138,7 +138,7 @@ fn resets_are_survived_by_records_alone() {
     for parts in [false, true] {
         let means = Means { parts, ..RECORDS };
         let mut plan = plan(Pattern::Random, means);
-        plan.shape.reset_every = 500;
+        plan.shape.reset_every = 150;
         let outcome = proved("resets", &plan);
         assert!(outcome.resets > 2, "{} resets", outcome.resets);
         control("resets", &plan);

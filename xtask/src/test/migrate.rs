@@ -46,8 +46,8 @@ const RIVAL: [Way; 5] = [
         once: true,
     },
     Way {
-        proof: "--tracker records --reset-every 1000",
-        control: "--tracker bitmap --reset-every 1000",
+        proof: "--tracker records --reset-every 300",
+        control: "--tracker bitmap --reset-every 300",
         once: true,
     },
 ];
