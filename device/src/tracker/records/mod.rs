@@ -17,6 +17,7 @@ pub mod lane;
 mod pages;
 mod seats;
 mod store;
+mod table;
 
 use pages::Pages;
 use spec::Le64;
@@ -141,6 +142,8 @@ impl Recorder {
 
     #[inline(always)]
     fn keep(&self, lane: &ThreadLane, note: u64) {
+        // It will be there when the notes are gone through.
+        self.pages.fetch(note);
         while !lane.note(note) {
             self.settle(lane);
         }

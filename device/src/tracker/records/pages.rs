@@ -1,10 +1,10 @@
 //! The pages of the recorded ranges, and which of them were recorded in this turn.
 
 use super::super::protocol::{self, RECORD_PAGES, RecordCell};
+use super::table::Table;
 use super::{PAGES_MAX, RecordsConfig, TooMuch};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use zerocopy::FromZeros;
 
 /// A part of the ranges.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Pages {
     shift: u32,
     /// In ascending order.
     parts: Vec<Part>,
-    words: Vec<AtomicU64>,
+    words: Table,
     /// The number of this turn, never 0.
     turn: AtomicU64,
 }
@@ -89,8 +89,7 @@ impl Pages {
         Ok(Self {
             shift: config.page_shift,
             parts,
-            // Zeroed by the system as they are touched: a guest that writes little costs little.
-            words: AtomicU64::new_vec_zeroed(words).map_err(|_| TooMuch { pages })?,
+            words: Table::new(words).ok_or(TooMuch { pages })?,
             turn: AtomicU64::new(1),
         })
     }
@@ -109,7 +108,7 @@ impl Pages {
     pub(super) fn this_turn(&self) -> Turn<'_> {
         Turn {
             number: self.turn.load(Ordering::Relaxed),
-            words: &self.words,
+            words: self.words.as_slice(),
             parts: &self.parts,
             shift: self.shift,
         }
@@ -120,7 +119,7 @@ impl Pages {
         let mut next = self.turn.load(Ordering::Relaxed) + 1;
         if next > protocol::TURN_MAX {
             // Once in four billion turns what is left of them all must not look like the new ones.
-            for word in &self.words {
+            for word in self.words.as_slice() {
                 if RecordCell::load(word) != 0 {
                     RecordCell::store(word, 0);
                 }
@@ -156,6 +155,13 @@ impl Pages {
         };
         let within = part.first <= run.first && run.last < part.end && run.is_one_word();
         within.then(|| part.note(run))
+    }
+
+    /// Has the word of a note fetched, until somebody takes its pages.
+    #[inline(always)]
+    pub(super) fn fetch(&self, note: u64) {
+        self.words
+            .fetch(usize::try_from(note >> RECORD_PAGES).unwrap_or(usize::MAX));
     }
 
     /// The notes of any write, as far as it is in the parts.
