@@ -83,10 +83,15 @@ impl Recorded {
         })
     }
 
+    /// Ends the turn: only then all that was marked is ready to be read, so that it is part of what
+    /// marks cost.
+    fn turn(&self) -> Duration {
+        timed(|| self.dma.quiet(|| self.recorder.turn()))
+    }
+
     /// Forgets, after a look: no page may be lost, and none come twice.
     fn forget(&self, expected: usize) {
-        let turn = || self.dma.quiet(|| self.recorder.turn());
-        let taken = self.recorder.take(&ALL, usize::MAX, turn);
+        let taken = self.recorder.take(&ALL, usize::MAX, || ());
         assert!(!taken.more && !taken.overflow);
         assert_eq!(taken.records.len(), expected, "records lost or invented");
         self.recorder.delivered(taken);
@@ -142,7 +147,7 @@ fn marking(lines: &mut Vec<Line>, guest: u64, bounds: [Bound; 2]) {
             ROUNDS,
             || {
                 let [list, _] = next(&mut round);
-                let time = ours.mark(list, burst, || ());
+                let time = ours.mark(list, burst, || ()) + ours.turn();
                 ours.forget(PAGES);
                 time
             },
@@ -162,7 +167,7 @@ fn marking(lines: &mut Vec<Line>, guest: u64, bounds: [Bound; 2]) {
             || {
                 let time = both(next(&mut round), |list, barrier| {
                     ours.mark(list, burst, || _ = barrier.wait())
-                });
+                }) + ours.turn();
                 ours.forget(2 * PAGES);
                 time
             },
@@ -277,8 +282,10 @@ fn main() -> ExitCode {
     if wanted("records") {
         marking(&mut lines, GIB, [Bound::AtMost(6.0), Bound::AtMost(12.0)]);
         marking(&mut lines, 64 * GIB, [Bound::None; 2]);
+        marking(&mut lines, 1024 * GIB, [Bound::None; 2]);
         reading(&mut lines, GIB, Bound::AtLeast(0.1));
         reading(&mut lines, 64 * GIB, Bound::None);
+        reading(&mut lines, 1024 * GIB, Bound::None);
     }
     lines.iter().for_each(|line| line.print(mode));
     finish(&lines)
