@@ -24,6 +24,7 @@
 pub mod admin;
 pub mod blk;
 pub mod features;
+pub mod packed;
 pub mod parts;
 pub mod pci;
 pub mod queue_state;

@@ -3,7 +3,7 @@
 use crate::error::VmError;
 use driver::blk::{BlkQueue, Completion, Outcome, read_config};
 use driver::bus::{Bus, Interrupt};
-use driver::queue::{Buffer, SplitQueue};
+use driver::queue::{Buffer, Virtqueue};
 use driver::transport::Notifier;
 use driver::{DriverError, Transport};
 use serde::Serialize;
@@ -109,8 +109,8 @@ impl Rig {
                 .queue_max_size(index)
                 .map_err(failed("asking for a queue's size"))?;
             let size = size.min(max).max(1);
-            let ring = bus.dma_alloc(SplitQueue::bytes_needed(size))?;
-            let ring = SplitQueue::new(ring, size, features).map_err(failed("making a queue"))?;
+            let ring = bus.dma_alloc(Virtqueue::bytes_needed(size))?;
+            let ring = Virtqueue::new(ring, size, features).map_err(failed("making a queue"))?;
             transport
                 .setup_queue(index, &ring.setup(vector), None)
                 .map_err(failed("setting up a queue"))?;

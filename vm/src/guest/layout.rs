@@ -6,7 +6,7 @@ use crate::error::VmError;
 use crate::hypervisor::Means;
 use crate::machine::MarkingMode;
 use driver::dirty::PAGE_SIZE;
-use driver::queue::SplitQueue;
+use driver::queue::Virtqueue;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a request header.
@@ -114,7 +114,7 @@ impl Layout {
                 vcpu,
                 device: narrow(vcpu / queues),
                 queue: narrow(queue),
-                ring: take(SplitQueue::bytes_needed(shape.queue_size)),
+                ring: take(Virtqueue::bytes_needed(shape.queue_size)),
                 headers: take(depth * HEADER_BYTES),
                 statuses: take(depth),
                 buffers: take(depth * PAGE_SIZE),

@@ -9,7 +9,7 @@ use crate::error::VmError;
 use driver::bus::Interrupt;
 use driver::dirty::PAGE_SIZE;
 use driver::memory::DmaMemory;
-use driver::queue::SplitQueue;
+use driver::queue::Virtqueue;
 use driver::transport::Notifier;
 use spec::blk::{RequestHeader, SECTOR_SIZE, request, status};
 use spec::features::Features;
@@ -74,7 +74,7 @@ pub(crate) struct Vcpu {
     layout: Arc<Layout>,
     /// All of guest memory, every store logged.
     memory: DmaMemory,
-    queue: SplitQueue,
+    queue: Virtqueue,
     walk: Walk,
     next_id: u64,
     slots: Vec<Option<SavedRequest>>,
@@ -102,8 +102,8 @@ impl Vcpu {
         let shape = &layout.shape;
         let seed = shape.seed ^ super::block::splitmix(place.vcpu);
         let walk = Walk::new(shape.pattern, place.frames, shape.writes_percent, seed)?;
-        let ring = memory.slice(place.ring, SplitQueue::bytes_needed(shape.queue_size))?;
-        let queue = SplitQueue::new(ring, shape.queue_size, features)
+        let ring = memory.slice(place.ring, Virtqueue::bytes_needed(shape.queue_size))?;
+        let queue = Virtqueue::new(ring, shape.queue_size, features)
             .map_err(VmError::driver("making a queue"))?;
         let statuses = vec![STATUS_NONE; usize::from(shape.depth)];
         memory.write(place.statuses, &statuses)?;
@@ -120,9 +120,9 @@ impl Vcpu {
     ) -> Result<Self, VmError> {
         saved.walk.check(place.frames)?;
         let shape = &layout.shape;
-        let ring = memory.slice(place.ring, SplitQueue::bytes_needed(shape.queue_size))?;
+        let ring = memory.slice(place.ring, Virtqueue::bytes_needed(shape.queue_size))?;
         let state = saved.ring();
-        let queue = SplitQueue::resume(ring, shape.queue_size, features, &state)
+        let queue = Virtqueue::resume(ring, shape.queue_size, features, &state)
             .map_err(VmError::driver("restoring a queue"))?;
         let bad = |why: String| VmError::BadState {
             what: format!("virtual CPU {}", place.vcpu),
@@ -153,7 +153,7 @@ impl Vcpu {
         layout: &Arc<Layout>,
         place: Place,
         memory: &DmaMemory,
-        queue: SplitQueue,
+        queue: Virtqueue,
         walk: Walk,
         next_id: u64,
         requests: &[SavedRequest],
@@ -205,15 +205,14 @@ impl Vcpu {
         &self.place
     }
 
-    pub(crate) fn queue(&self) -> &SplitQueue {
+    pub(crate) fn queue(&self) -> &Virtqueue {
         &self.queue
     }
 
-    /// Requests made available that the device has not used.
+    /// Requests that the device has not used.
     pub(crate) fn in_flight(&self) -> Result<u16, VmError> {
-        let used_idx = self.queue.setup(0).device + 2;
-        let used = self.memory.load_u16(used_idx, Ordering::Acquire)?;
-        Ok(self.queue.published().wrapping_sub(used))
+        let unused = self.queue.unused();
+        unused.map_err(VmError::driver("counting what is in flight"))
     }
 
     /// Its state; what it last knew of blocks is in guest memory.

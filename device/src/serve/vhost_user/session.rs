@@ -118,6 +118,7 @@ impl Session {
                     desc: areas.desc,
                     driver: areas.avail,
                     device: areas.used,
+                    packed: false,
                     event_idx,
                     state: QueueState {
                         avail: ring.base,
