@@ -7,8 +7,12 @@
 mod chain;
 mod inflight;
 mod packed;
+#[cfg(test)]
+mod packed_tests;
 mod ring;
 mod split;
+#[cfg(test)]
+mod test_packed;
 #[cfg(test)]
 pub(crate) mod test_ring;
 #[cfg(test)]

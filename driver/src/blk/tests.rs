@@ -7,10 +7,7 @@ const AREA: u64 = 0x20_0000;
 
 fn ring(features: Features) -> (Virtqueue, DmaMemory) {
     let memory = memory(Virtqueue::bytes_needed(8).next_multiple_of(4096), RING);
-    (
-        Virtqueue::new(memory.clone(), 8, features).unwrap(),
-        memory,
-    )
+    (Virtqueue::new(memory.clone(), 8, features).unwrap(), memory)
 }
 
 /// The descriptors of a chain: address, length, flags.
