@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use spec::admin::{opcode, qualifier, status};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::RawFd;
@@ -364,11 +365,27 @@ impl Device {
             "ignored_writes": stats.ignored,
             "dma_maps": serve.dma_maps,
             "dma_unmaps": serve.dma_unmaps,
+            "admin_commands": admin_commands(self.served.function()),
         });
         let mut out = io::stdout().lock();
         writeln!(out, "{report}")?;
         out.flush()
     }
+}
+
+/// What was answered to administration commands, and how often. A command that there is not has no
+/// name.
+fn admin_commands(function: &PciFunction) -> Vec<serde_json::Value> {
+    let answers = function.admin_answers();
+    let shown = answers.iter().map(|(answer, count)| {
+        serde_json::json!({
+            "command": answer.opcode.and_then(opcode::name),
+            "status": status::name(answer.status),
+            "qualifier": qualifier::name(answer.qualifier),
+            "count": count,
+        })
+    });
+    shown.collect()
 }
 
 /// The in-flight table in a file: the one that is there, or a new one.

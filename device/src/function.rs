@@ -5,7 +5,7 @@
 //! returns; reads show how far it is.
 
 use crate::admin::{Admin, carry};
-pub use crate::admin::{AdminConfig, OwnerError};
+pub use crate::admin::{AdminAnswer, AdminConfig, OwnerError};
 use crate::dma::Dma;
 use crate::engine::Engine;
 use crate::queue::InflightTable;
@@ -260,6 +260,11 @@ impl PciFunction {
     /// Where the device is in its life.
     pub fn state(&self) -> State {
         self.core.state()
+    }
+    /// How often its administration queues gave each answer, since it was made; empty without any.
+    pub fn admin_answers(&self) -> Vec<(AdminAnswer, u64)> {
+        let admin = self.core.admin.as_ref();
+        admin.map(|admin| admin.answered()).unwrap_or_default()
     }
     /// What was counted so far.
     pub fn stats(&self) -> FunctionStats {

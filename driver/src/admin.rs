@@ -4,7 +4,7 @@ use crate::error::DriverError;
 use crate::memory::DmaMemory;
 use crate::queue::Virtqueue;
 use crate::transport::{Notifier, Transport};
-use spec::admin::{CommandHeader, ResultHeader, opcode, qualifier, status};
+use spec::admin::{CommandHeader, ResultHeader, opcode, status};
 use spec::features::Features;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -273,55 +273,5 @@ impl AdminQueue {
 
 /// A command's name, for messages; its number if it has none.
 pub(crate) fn command_name(code: u16) -> String {
-    let name = match code {
-        opcode::LIST_QUERY => "LIST_QUERY",
-        opcode::LIST_USE => "LIST_USE",
-        opcode::CAP_ID_LIST_QUERY => "CAP_ID_LIST_QUERY",
-        opcode::DEVICE_CAP_GET => "DEVICE_CAP_GET",
-        opcode::DRIVER_CAP_SET => "DRIVER_CAP_SET",
-        opcode::RESOURCE_OBJ_CREATE => "RESOURCE_OBJ_CREATE",
-        opcode::RESOURCE_OBJ_MODIFY => "RESOURCE_OBJ_MODIFY",
-        opcode::RESOURCE_OBJ_QUERY => "RESOURCE_OBJ_QUERY",
-        opcode::RESOURCE_OBJ_DESTROY => "RESOURCE_OBJ_DESTROY",
-        opcode::DEV_PARTS_METADATA_GET => "DEV_PARTS_METADATA_GET",
-        opcode::DEV_PARTS_GET => "DEV_PARTS_GET",
-        opcode::DEV_PARTS_SET => "DEV_PARTS_SET",
-        opcode::DEV_MODE_SET => "DEV_MODE_SET",
-        spec::records::CAP_QUERY => "WRITE_RECORD_CAP_QUERY",
-        spec::records::START => "WRITE_RECORD_START",
-        spec::records::STOP => "WRITE_RECORD_STOP",
-        spec::records::READ => "WRITE_RECORDS_READ",
-        _ => return format!("{code:#x}"),
-    };
-    name.to_owned()
-}
-
-/// A status in words, for messages.
-pub(crate) fn status_name(value: u16) -> &'static str {
-    match value {
-        status::OK => "OK",
-        status::ENXIO => "ENXIO",
-        status::EAGAIN => "EAGAIN",
-        status::ENOMEM => "ENOMEM",
-        status::EBUSY => "EBUSY",
-        status::EEXIST => "EEXIST",
-        status::ENOSPC => "ENOSPC",
-        // AC-17: a reserved status counts as EINVAL.
-        _ => "EINVAL",
-    }
-}
-
-/// A qualifier in words, for messages.
-pub(crate) fn qualifier_name(value: u16) -> &'static str {
-    match value {
-        qualifier::OK => "OK",
-        qualifier::INVALID_OPCODE => "INVALID_OPCODE",
-        qualifier::INVALID_FIELD => "INVALID_FIELD",
-        qualifier::INVALID_GROUP => "INVALID_GROUP",
-        qualifier::INVALID_MEMBER => "INVALID_MEMBER",
-        qualifier::NORESOURCE => "NORESOURCE",
-        qualifier::TRYAGAIN => "TRYAGAIN",
-        // AC-17: a reserved qualifier counts as INVALID_COMMAND.
-        _ => "INVALID_COMMAND",
-    }
+    opcode::name(code).map_or_else(|| format!("{code:#x}"), str::to_owned)
 }

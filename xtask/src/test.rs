@@ -95,7 +95,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "guest",
-        about: "stock Linux on our disk, with and without IOMMU",
+        about: "stock Linux on our disk: plain, IOMMU, administration queues",
         run: guest_disk::run,
     },
     Part {

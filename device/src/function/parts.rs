@@ -6,7 +6,7 @@ use crate::transport::common::Phase;
 use crate::transport::low16;
 use crate::transport::registers::Reg;
 use spec::features::Features;
-use spec::parts::{self, PartHeader, VqCfg, VqNotifyCfg, VqState};
+use spec::parts::{self, Broken, PartHeader, Reader, VqCfg, VqNotifyCfg, VqState};
 use spec::pci::CommonCfg;
 use spec::queue_state::QueueState;
 use spec::status::DeviceStatus;
@@ -26,8 +26,16 @@ pub(crate) struct Part {
 pub(crate) enum PartsError {
     #[error("the function is not stopped")]
     NotStopped,
-    #[error("part {part}: {why}")]
+    #[error("{part}: {why}")]
     Bad { part: String, why: String },
+    #[error("{0}")]
+    Broken(Broken),
+}
+
+impl From<Broken> for PartsError {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
 }
 
 /// Fields of the common configuration that travel: what a driver may be in the middle of, and what
@@ -77,17 +85,10 @@ fn of_queue(index: u16) -> [u8; 8] {
 }
 
 fn bad(header: &PartHeader, why: impl Into<String>) -> PartsError {
-    let number = header.part_type.get();
-    let name = PartHeader::name(number).map_or_else(|| format!("{number:#x}"), str::to_owned);
-    let part = match number {
-        parts::PCI_COMMON_CFG => format!("{name} of offset {}", header.offset()),
-        parts::VQ_CFG | parts::VQ_NOTIFY_CFG | parts::VQ_STATE => {
-            format!("{name} of queue {}", header.queue())
-        }
-        _ => name,
-    };
-    let why = why.into();
-    PartsError::Bad { part, why }
+    PartsError::Bad {
+        part: header.to_string(),
+        why: why.into(),
+    }
 }
 
 /// The value, if it has exactly the length that this part has here (DP-4).
@@ -191,14 +192,8 @@ impl Core {
         let mut plan = Plan::default();
         let mut seen = BTreeSet::new();
         let mut last = 0;
-        let mut rest = bytes;
-        // What is shorter than a header is the padding of a result that was passed on.
-        while let Ok((header, after)) = PartHeader::read_from_prefix(rest) {
-            let length = usize::try_from(header.length.get()).unwrap_or(usize::MAX);
-            let (value, after) = after
-                .split_at_checked(length)
-                .ok_or_else(|| bad(&header, format!("{} of {length} bytes", after.len())))?;
-            rest = after;
+        for part in Reader::new(bytes) {
+            let (header, value) = part?;
             let part_type = header.part_type.get();
             if !self.judge_part(registers, &header, value, &mut plan)? {
                 tracing::debug!(part_type, "optional part skipped");
@@ -212,12 +207,6 @@ impl Core {
             if !seen.insert((part_type, header.selector)) {
                 return Err(bad(&header, "a second time"));
             }
-        }
-        if rest.iter().any(|byte| *byte != 0) {
-            return Err(PartsError::Bad {
-                part: format!("after {} bytes", bytes.len() - rest.len()),
-                why: format!("{} bytes, a header of 16 expected", rest.len()),
-            });
         }
         let features = plan.features.unwrap_or(registers.common.features());
         if let Some(status) = plan.status {

@@ -12,7 +12,7 @@ pub(super) const MAGIC: [u8; 8] = *b"TIDEMARK";
 pub(super) const VERSION: u32 = 1;
 
 /// Longest description of a guest, in bytes.
-pub(super) const DESCRIPTION_MAX: u64 = 64 << 10;
+pub(super) const DESCRIPTION_MAX: u64 = 1 << 20;
 /// Longest state of a device, in bytes.
 pub(super) const DEVICE_MAX: u64 = 64 << 20;
 /// Longest refusal, in bytes.

@@ -3,6 +3,7 @@
 use super::block::{BLOCK_BYTES, Page, Stamp};
 use super::journal::{Entry, Event, Journal};
 use super::layout::{HEADER_BYTES, Layout, Place};
+use super::life::Life;
 use super::saved::{SavedRequest, SavedVcpu};
 use super::workload::Walk;
 use crate::error::VmError;
@@ -35,6 +36,8 @@ pub(crate) struct Gate {
     pub(crate) completed: AtomicU64,
     /// Reads completed: how often a device wrote a frame.
     pub(crate) reads: AtomicU64,
+    /// How often a device was reset.
+    pub(crate) resets: AtomicU64,
 }
 
 /// An order to the virtual CPUs.
@@ -58,7 +61,7 @@ impl Gate {
         self.order.store(byte, Ordering::Release);
     }
 
-    fn order(&self) -> Order {
+    pub(crate) fn order(&self) -> Order {
         match self.order.load(Ordering::Acquire) {
             0 => Order::Run,
             1 => Order::Pause,
@@ -75,6 +78,8 @@ pub(crate) struct Vcpu {
     /// All of guest memory, every store logged.
     memory: DmaMemory,
     queue: Virtqueue,
+    /// The life of the device that the queue belongs to, counted on this host.
+    life: u64,
     walk: Walk,
     next_id: u64,
     slots: Vec<Option<SavedRequest>>,
@@ -89,6 +94,8 @@ pub(crate) struct Vcpu {
 pub(crate) struct Wires {
     pub(crate) notifier: Notifier,
     pub(crate) interrupt: Arc<dyn Interrupt>,
+    /// If the device is reset now and then.
+    pub(crate) life: Option<Arc<Life>>,
 }
 
 impl Vcpu {
@@ -164,6 +171,7 @@ impl Vcpu {
             layout: Arc::clone(layout),
             memory: memory.clone(),
             queue,
+            life: 0,
             walk,
             next_id,
             slots: vec![None; usize::from(depth)],
@@ -229,17 +237,15 @@ impl Vcpu {
         let mut order = Order::Run;
         while order == Order::Run {
             order = gate.order();
-            let reaped = self.reap(gate)?;
-            let submitted = if order == Order::Drain {
-                0
-            } else {
-                self.fill()?
-            };
-            if submitted > 0 && self.publish()? {
-                self.ring_bell(wires)?;
+            let (reaped, submitted) = self.turn(order, gate, wires)?;
+            if order != Order::Run {
+                break;
             }
-            if order == Order::Run && reaped == 0 && submitted == 0 {
+            if reaped == 0 && submitted == 0 {
                 self.wait(wires)?;
+            }
+            if let Some(life) = &wires.life {
+                life.go_on(reaped, gate)?;
             }
         }
         if order == Order::Drain {
@@ -251,10 +257,56 @@ impl Vcpu {
         }
     }
 
+    /// Takes what has completed and submits more; returns how many of each.
+    fn turn(&mut self, order: Order, gate: &Gate, wires: &Wires) -> Result<(u64, u64), VmError> {
+        // No new life begins before the turn ends.
+        let _life = match &wires.life {
+            None => None,
+            Some(life) => {
+                let number = life.enter();
+                if self.follow(*number, life.features())? {
+                    self.silence()?;
+                    self.ring_bell(wires)?;
+                }
+                Some(number)
+            }
+        };
+        let reaped = self.reap(gate)?;
+        let submitted = if order == Order::Drain {
+            0
+        } else {
+            self.fill()?
+        };
+        if submitted > 0 && self.publish()? {
+            self.ring_bell(wires)?;
+        }
+        Ok((reaped, submitted))
+    }
+
+    /// Follows the device into life number `life`, in which its ring is empty: what was in flight is
+    /// submitted again. True if that is another life than before.
+    pub(crate) fn follow(&mut self, life: u64, features: Features) -> Result<bool, VmError> {
+        if self.life == life {
+            return Ok(false);
+        }
+        self.life = life;
+        let size = self.queue.size();
+        let ring = self
+            .memory
+            .slice(self.place.ring, Virtqueue::bytes_needed(size))?;
+        let queue = Virtqueue::new(ring, size, features);
+        self.queue = queue.map_err(VmError::driver("making a queue again"))?;
+        for request in self.slots.clone().into_iter().flatten() {
+            self.submit(&request)?;
+        }
+        self.publish()?;
+        Ok(true)
+    }
+
     fn drain(&mut self, gate: &Gate, wires: &Wires) -> Result<(), VmError> {
         let mut last = Instant::now();
         while self.queue.in_flight() > 0 {
-            if self.reap(gate)? > 0 {
+            if self.turn(Order::Drain, gate, wires)?.0 > 0 {
                 last = Instant::now();
                 continue;
             }
