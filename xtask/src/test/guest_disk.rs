@@ -32,9 +32,10 @@ const AT_MOST_FULL: Duration = Duration::from_secs(600);
 /// mapped in a few pieces, some of them several times while the firmware shadows its ROM.
 const MAPS_IOMMU: u64 = 2000;
 const MAPS_PLAIN: u64 = 100;
-/// VIRTIO_F_ACCESS_PLATFORM and VIRTIO_F_ADMIN_VQ, as places in what Linux prints of the features it
-/// took.
+/// VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_RING_PACKED and VIRTIO_F_ADMIN_VQ, as places in what Linux
+/// prints of the features it took.
 const ACCESS_PLATFORM: usize = 33;
+const RING_PACKED: usize = 34;
 const ADMIN_VQ: usize = 41;
 /// What the guest must have found: the kernel's drivers of the PCI function and of the virtio
 /// device on it, and the identity of a modern virtio-blk function, which QEMU's own disk lacks.
@@ -75,6 +76,7 @@ enum With {
     Nothing,
     Iommu,
     AdminQueues,
+    PackedQueues,
 }
 
 impl With {
@@ -83,6 +85,7 @@ impl With {
             Self::Nothing => "nothing",
             Self::Iommu => "IOMMU",
             Self::AdminQueues => "administration queues",
+            Self::PackedQueues => "packed queues",
         }
     }
 }
@@ -100,7 +103,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
     let bed = testbed::ensure(workspace)?;
     let tidemark = workspace.tidemark()?;
     let (mut runs, mut requests, mut bytes) = (Vec::new(), 0, 0);
-    for with in [With::Nothing, With::Iommu, With::AdminQueues] {
+    let all = [
+        With::Nothing,
+        With::Iommu,
+        With::AdminQueues,
+        With::PackedQueues,
+    ];
+    for with in all {
         for platform in bed.vfio_user_platforms() {
             let (files, at_most) = match (options.full, with) {
                 (true, With::Nothing) => (FILES_FULL, AT_MOST_FULL),
@@ -153,6 +162,7 @@ impl Case<'_> {
         }
         let options: &[&str] = match self.with {
             With::AdminQueues => &["--admin-queues", "2"],
+            With::PackedQueues => &["--ring", "packed"],
             With::Nothing | With::Iommu => &[],
         };
 
@@ -181,6 +191,11 @@ impl Case<'_> {
             features.as_bytes().get(ACCESS_PLATFORM) == Some(&b'1'),
             "the guest's addresses need not be the device's: it took the features {features}"
         );
+        let packed = features.as_bytes().get(RING_PACKED) == Some(&b'1');
+        ensure!(
+            packed == (self.with == With::PackedQueues),
+            "packed queues were taken: {packed}; it took the features {features}"
+        );
         let seen = Capabilities::parse(run.serial.fact("config")?)?;
         ensure!(
             seen.virtio.contains(&TRACKER),
@@ -189,7 +204,7 @@ impl Case<'_> {
         let (maps, unmaps) = (counted("dma_maps")?, counted("dma_unmaps")?);
         let (domain, mapped) = match self.with {
             With::Iommu => ("DMA", maps >= MAPS_IOMMU && unmaps >= MAPS_IOMMU),
-            With::Nothing | With::AdminQueues => ("none", maps <= MAPS_PLAIN),
+            _ => ("none", maps <= MAPS_PLAIN),
         };
         run.serial.expect("iommu", domain)?;
         ensure!(
