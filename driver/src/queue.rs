@@ -162,6 +162,11 @@ impl Virtqueue {
         either!(self, queue => queue.published())
     }
 
+    /// Up to where used requests were reaped: the used state of a device that has used no more.
+    pub fn last_used(&self) -> u16 {
+        either!(self, queue => queue.last_used())
+    }
+
     /// Builds a request.
     ///
     /// # Errors

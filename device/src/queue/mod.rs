@@ -12,7 +12,7 @@ mod packed_tests;
 mod ring;
 mod split;
 #[cfg(test)]
-mod test_packed;
+pub(crate) mod test_packed;
 #[cfg(test)]
 pub(crate) mod test_ring;
 #[cfg(test)]

@@ -219,6 +219,11 @@ impl PackedQueue {
         self.published.to_bits()
     }
 
+    /// Up to where used requests were reaped: the used state of a device that has used no more.
+    pub fn last_used(&self) -> u16 {
+        self.last_used.to_bits()
+    }
+
     /// Builds a request of buffers that the device reads, then buffers that it writes. It becomes
     /// visible with [`publish`](Self::publish). `token` comes back with it.
     ///

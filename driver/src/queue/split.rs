@@ -204,6 +204,11 @@ impl SplitQueue {
         Ok(self.memory.load_u16(idx, Ordering::Acquire)?)
     }
 
+    /// Up to where used requests were reaped: the used state of a device that has used no more.
+    pub fn last_used(&self) -> u16 {
+        self.last_used
+    }
+
     /// Builds a request of buffers that the device reads, then buffers that it writes. It becomes
     /// visible with [`publish`](Self::publish). `token` comes back with it.
     ///

@@ -2,7 +2,7 @@
 //! onto it; then the host checks the file system and compares every file. With both kernels, and
 //! with an IOMMU in the guest's machine, which maps and unmaps memory around every request. And with
 //! administration queues on offer: a kernel that knows them uses them, one that does not is none the
-//! wiser.
+//! wiser. And over packed queues.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Options;
+use super::backend::RING_PACKED;
 use super::pci_config::{self, Capabilities, TRACKER};
 use super::served::Served;
 use super::tree::{self, Totals};
@@ -32,10 +33,9 @@ const AT_MOST_FULL: Duration = Duration::from_secs(600);
 /// mapped in a few pieces, some of them several times while the firmware shadows its ROM.
 const MAPS_IOMMU: u64 = 2000;
 const MAPS_PLAIN: u64 = 100;
-/// VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_RING_PACKED and VIRTIO_F_ADMIN_VQ, as places in what Linux
-/// prints of the features it took.
+/// VIRTIO_F_ACCESS_PLATFORM and VIRTIO_F_ADMIN_VQ, as places in what Linux prints of the features it
+/// took.
 const ACCESS_PLATFORM: usize = 33;
-const RING_PACKED: usize = 34;
 const ADMIN_VQ: usize = 41;
 /// What the guest must have found: the kernel's drivers of the PCI function and of the virtio
 /// device on it, and the identity of a modern virtio-blk function, which QEMU's own disk lacks.
