@@ -99,6 +99,14 @@ pub enum StateArg {
     Parts,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RingArg {
+    /// Three areas: descriptors, available ring, used ring.
+    Split,
+    /// One ring that both sides write.
+    Packed,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum WorkloadArg {
     /// Every page equally often.
@@ -136,6 +144,9 @@ pub struct MigrateArgs {
     /// that, the device's own bitmap does not. Default: 0, never.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub reset_every: u64,
+    /// The format of the queues.
+    #[arg(long, value_enum, default_value = "split")]
+    pub ring: RingArg,
     /// Block devices of the guest.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub devices: u16,

@@ -1,5 +1,6 @@
 //! `tidemark device`: an emulated device in a process of its own.
 
+use crate::args::RingArg;
 use crate::disk;
 use ::device::blk::{BlkDevice, BlkOptions, QUEUES_MAX};
 use ::device::function::{AdminConfig, FunctionConfig, Pasid, PciFunction};
@@ -12,6 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use spec::admin::{opcode, qualifier, status};
+use spec::features::Features;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::RawFd;
@@ -75,6 +77,9 @@ pub struct VfioUserArgs {
     /// Offer the disk for reading only
     #[arg(long)]
     read_only: bool,
+    /// The format of queues that is offered; a driver need not take packed ones
+    #[arg(long, value_enum, default_value = "split")]
+    ring: RingArg,
     /// Request queues
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = queues())]
     queues: u16,
@@ -165,6 +170,11 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
             "--queues and --admin-queues make {queues}: at most {QUEUES_MAX} together expected"
         )));
     }
+    if args.ring == RingArg::Packed && !args.inflight.is_empty() {
+        return Err(Failure::Usage(
+            "--inflight with --ring packed: the table is for split queues".to_owned(),
+        ));
+    }
     let sockets: Vec<_> = args
         .socket_path
         .iter()
@@ -252,7 +262,10 @@ impl Device {
         let config = FunctionConfig {
             // A VMM gives the device what the platform gives it, translated where there is a
             // vIOMMU; without one the addresses are the same, and so it is always offered.
-            features: FunctionConfig::SUPPORTED,
+            features: match args.ring {
+                RingArg::Split => FunctionConfig::SUPPORTED.difference(Features::RING_PACKED),
+                RingArg::Packed => FunctionConfig::SUPPORTED,
+            },
             marking: match args.marking {
                 MarkingArg::Bit => Marking::Bit,
                 MarkingArg::Byte => Marking::Byte,

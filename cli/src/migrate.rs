@@ -1,6 +1,6 @@
 //! `tidemark migrate`.
 
-use crate::args::{MigrateArgs, StateArg, Target};
+use crate::args::{MigrateArgs, RingArg, StateArg, Target};
 use crate::exit::{Failed, Unreachable, Usage};
 use crate::progress::Bars;
 use crate::receive::LISTENING;
@@ -57,6 +57,7 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
             parts: args.state == StateArg::Parts,
         },
         reset_every: args.reset_every,
+        packed: args.ring == RingArg::Packed,
     };
     // Before anything is overwritten.
     vm::guest::Layout::new(&shape)?;

@@ -2,7 +2,7 @@
 
 use crate::error::DriverError;
 use crate::memory::DmaMemory;
-use crate::queue::SplitQueue;
+use crate::queue::Virtqueue;
 use crate::transport::{Notifier, Transport};
 use spec::admin::{CommandHeader, ResultHeader, opcode, status};
 use spec::features::Features;
@@ -73,7 +73,7 @@ impl Answer<'_> {
 #[derive(Debug)]
 pub struct AdminQueue {
     transport: Arc<Transport>,
-    queue: SplitQueue,
+    queue: Virtqueue,
     notifier: Notifier,
     interrupt: Arc<dyn Interrupt>,
     buffers: DmaMemory,
@@ -99,9 +99,9 @@ impl AdminQueue {
         let bus = transport.bus();
         let max = transport.queue_max_size(index)?;
         let size = QUEUE_SIZE.min(max);
-        let ring = bus.dma_alloc(SplitQueue::bytes_needed(size))?;
+        let ring = bus.dma_alloc(Virtqueue::bytes_needed(size))?;
         let buffers = bus.dma_alloc((COMMAND_BYTES + RESULT_BYTES) as u64)?;
-        let queue = SplitQueue::new(ring, size, transport.features())?;
+        let queue = Virtqueue::new(ring, size, transport.features())?;
         // Vector 0 is left to configuration changes.
         let vector = index.saturating_add(1);
         let interrupt = bus.interrupt(vector)?;

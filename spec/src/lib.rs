@@ -37,6 +37,7 @@ macro_rules! wire {
 pub mod admin;
 pub mod blk;
 pub mod features;
+pub mod packed;
 pub mod parts;
 pub mod pci;
 pub mod queue_state;

@@ -22,6 +22,7 @@ fn plan(pattern: Pattern, marking: MarkingMode, granularity: u64) -> InProcess {
             marking,
             means: Means::default(),
             reset_every: 0,
+            packed: false,
         },
         granularity,
         policy: Policy {

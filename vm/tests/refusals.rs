@@ -38,6 +38,7 @@ fn plan(destination: Limits) -> InProcess {
                 parts: true,
             },
             reset_every: 0,
+            packed: false,
         },
         granularity: 4096,
         policy: Policy {

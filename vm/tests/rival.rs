@@ -21,6 +21,7 @@ fn plan(pattern: Pattern, means: Means) -> InProcess {
             marking: MarkingMode::Bits,
             means,
             reset_every: 0,
+            packed: false,
         },
         granularity: 4096,
         policy: Policy {

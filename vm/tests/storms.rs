@@ -41,6 +41,7 @@ fn maps_come_and_go_while_pages_are_tracked() {
                 marking,
                 means: Means::default(),
                 reset_every: 0,
+                packed: false,
             },
             granularity: 4096,
             policy: Policy {

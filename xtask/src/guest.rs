@@ -263,6 +263,7 @@ impl<'a> Guest<'a> {
         &mut self,
         socket: &Path,
         queues: u16,
+        packed: bool,
         reconnect: Option<Duration>,
     ) -> &mut Self {
         let name = format!("vhost{}", self.next_socket());
@@ -275,7 +276,9 @@ impl<'a> Guest<'a> {
             Some(pause) => chardev.push_str(&format!(",reconnect={}", pause.as_secs().max(1))),
             None => {}
         }
-        let device = format!("vhost-user-blk-pci,chardev={name},num-queues={queues}");
+        let packed = if packed { "on" } else { "off" };
+        let device =
+            format!("vhost-user-blk-pci,chardev={name},num-queues={queues},packed={packed}");
         self.arguments(["-chardev", &chardev, "-device", &device])
     }
 

@@ -95,7 +95,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "guest",
-        about: "stock Linux on our disk: plain, IOMMU, administration queues",
+        about: "stock Linux on our disk: plain, IOMMU, administration and packed queues",
         run: guest_disk::run,
     },
     Part {

@@ -193,7 +193,7 @@ impl Core {
             add(parts::VQ_NOTIFY_CFG, of_queue(index), cfg.as_bytes());
         }
         for ((index, queue), live) in (0..).zip(&common.queues).zip(&live) {
-            let state = live.unwrap_or(queue.state);
+            let state = live.unwrap_or_else(|| common.state_of(queue));
             let state = VqState {
                 avail: state.avail.into(),
                 used: state.used.into(),
@@ -317,8 +317,10 @@ impl Core {
             (parts::VQ_CFG, Some(queue)) => {
                 let cfg: VqCfg = exactly(header, value)?;
                 let vectors = u16::try_from(common.queues.len()).unwrap_or(u16::MAX);
+                // They come before the queues.
+                let features = plan.features.unwrap_or(common.features());
                 queue
-                    .refuses(&cfg, vectors)
+                    .refuses(&cfg, vectors, features.contains(Features::RING_PACKED))
                     .map_or(Ok(()), |why| Err(bad(header, why)))?;
                 plan.queues.entry(header.queue()).or_default().0 = Some(cfg);
             }
@@ -409,7 +411,7 @@ impl Core {
                 queue.configure(cfg);
                 interrupts.map_queue(index, cfg.vector.get());
             }
-            queue.state = state.unwrap_or(queue.state);
+            queue.state = state.or(queue.state);
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::error::VmError;
 use crate::hypervisor::Means;
 use driver::Transport;
 use driver::memory::DmaMemory;
-use driver::queue::SplitQueue;
+use driver::queue::Virtqueue;
 use driver::transport::enable;
 use spec::features::Features;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -85,12 +85,13 @@ impl Life {
             bus.reset()?;
             enable(&**bus).map_err(VmError::driver("finding a device again"))?;
         }
-        negotiate(&self.transport, self.means)?;
+        let packed = self.features().contains(Features::RING_PACKED);
+        negotiate(&self.transport, self.means, packed)?;
         let features = self.transport.features();
         for (place, ring) in &self.queues {
             let blank = vec![0; usize::try_from(ring.len()).unwrap_or_default()];
             ring.write(0, &blank)?;
-            let queue = SplitQueue::new(ring.clone(), self.queue_size, features)
+            let queue = Virtqueue::new(ring.clone(), self.queue_size, features)
                 .map_err(VmError::driver("making a queue again"))?;
             setup_of(&self.transport, place, &queue)?;
         }

@@ -27,13 +27,13 @@ use driver::Transport;
 use driver::bus::Bus;
 use driver::dirty::{DirtySource, PAGE_SIZE, TrackerSource};
 use driver::memory::DmaMemory;
-use driver::queue::SplitQueue;
+use driver::queue::Virtqueue;
 use journal::Journal;
 use life::Life;
 use migration::NamedSource;
 use spec::blk::BlkFeatures;
 use spec::features::Features;
-use spec::ring;
+use spec::{packed, ring};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -60,16 +60,26 @@ fn needed(means: Means) -> Features {
     }
 }
 
+/// The feature that makes queues packed, if they are to be.
+pub(crate) fn ring_format(packed: bool) -> Features {
+    if packed {
+        Features::RING_PACKED
+    } else {
+        Features::empty()
+    }
+}
+
 /// Negotiates as the guest's driver does.
-fn negotiate(transport: &Transport, means: Means) -> Result<(), VmError> {
-    let accepted = transport.negotiate(wanted(means), needed(means));
+fn negotiate(transport: &Transport, means: Means, packed: bool) -> Result<(), VmError> {
+    let ring = ring_format(packed);
+    let accepted = transport.negotiate(wanted(means) | ring, needed(means) | ring);
     accepted
         .map(drop)
         .map_err(VmError::driver("initialising a device"))
 }
 
 /// Sets up the queue of a virtual CPU.
-fn setup_of(transport: &Transport, place: &Place, queue: &SplitQueue) -> Result<(), VmError> {
+fn setup_of(transport: &Transport, place: &Place, queue: &Virtqueue) -> Result<(), VmError> {
     // The vector's receiver exists before the device can use it.
     let vector = vector_of(place);
     transport.bus().interrupt(vector)?;
@@ -92,7 +102,7 @@ impl Device {
         let shape = &layout.shape;
         let mut queues = Vec::new();
         for place in layout.places.iter().filter(|place| place.device == number) {
-            let bytes = SplitQueue::bytes_needed(shape.queue_size);
+            let bytes = Virtqueue::bytes_needed(shape.queue_size);
             queues.push((*place, machine.memory.slice(place.ring, bytes)?));
         }
         let life = (shape.reset_every > 0).then(|| {
@@ -167,7 +177,7 @@ impl EmulatedGuest {
         let mut devices = Vec::new();
         for (number, bus) in (0..).zip(&machine.buses) {
             let transport = transport(Arc::clone(bus) as Arc<dyn Bus>)?;
-            negotiate(&transport, shape.means)?;
+            negotiate(&transport, shape.means, shape.packed)?;
             devices.push(Device::new(&machine, number, transport)?);
         }
         let mut cpus = Vec::new();
@@ -409,21 +419,25 @@ fn device_of<'d>(devices: &'d [Device], place: &Place) -> Result<&'d Device, VmE
 
 /// Who writes which page of a guest laid out like this.
 pub(crate) fn classes(layout: &Layout) -> Vec<PageClass> {
-    let size = layout.shape.queue_size;
-    let rings: Vec<(u64, u64)> = layout
-        .places
-        .iter()
-        .filter_map(|place| Some((used_at(place.ring, size)?, ring::used_bytes(size))))
-        .collect();
-    layout.classes(&rings)
+    let places = layout.places.iter();
+    let parts = places.filter_map(|place| written_parts(place.ring, &layout.shape));
+    layout.classes(&parts.flatten().collect::<Vec<_>>())
 }
 
-/// Where the driver puts the used ring of a queue at `ring`: asked of the driver itself, by means
-/// of a queue in memory of its own.
-fn used_at(ring: u64, size: u16) -> Option<u64> {
-    let bytes = SplitQueue::bytes_needed(size);
+/// The parts of a queue at `ring` that a device writes, as address and bytes: asked of the driver
+/// itself, by means of a queue in memory of its own. A packed ring the driver writes too, but a
+/// page of it that is lost may be the device's fault.
+fn written_parts(ring: u64, shape: &Shape) -> Option<Vec<(u64, u64)>> {
+    let size = shape.queue_size;
+    let bytes = Virtqueue::bytes_needed(size);
     let file = crate::emulated_bus::memory_file("tidemark-probe", bytes).ok()?;
     let memory = DmaMemory::from_file(&file, 0, bytes, ring).ok()?;
-    let queue = SplitQueue::new(memory, size, Features::VERSION_1).ok()?;
-    Some(queue.setup(0).device)
+    let features = Features::VERSION_1 | ring_format(shape.packed);
+    let setup = Virtqueue::new(memory, size, features).ok()?.setup(0);
+    Some(if shape.packed {
+        let descriptors = (setup.desc, ring::desc_bytes(size));
+        vec![descriptors, (setup.device, packed::EVENT_BYTES)]
+    } else {
+        vec![(setup.device, ring::used_bytes(size))]
+    })
 }

@@ -4,7 +4,7 @@ use super::layout::Shape;
 use super::workload::Walk;
 use crate::error::VmError;
 use driver::parts::Parts;
-use driver::queue::{ChainState, SplitQueueState};
+use driver::queue::{ChainState, RingState};
 use driver::state::{DeviceState, QueueSaved};
 use serde::{Deserialize, Serialize};
 
@@ -54,12 +54,7 @@ pub struct SavedVcpu {
 
 impl SavedVcpu {
     /// Puts a virtual CPU's parts together.
-    pub fn new(
-        walk: Walk,
-        next_id: u64,
-        requests: Vec<SavedRequest>,
-        ring: SplitQueueState,
-    ) -> Self {
+    pub fn new(walk: Walk, next_id: u64, requests: Vec<SavedRequest>, ring: RingState) -> Self {
         let chain = |chain: ChainState| SavedChain {
             descriptors: chain.descriptors,
             token: chain.token,
@@ -78,13 +73,13 @@ impl SavedVcpu {
     }
 
     /// The driver's end of its ring.
-    pub fn ring(&self) -> SplitQueueState {
+    pub fn ring(&self) -> RingState {
         let chain = |chain: &SavedChain| ChainState {
             descriptors: chain.descriptors.clone(),
             token: chain.token,
             writable: chain.writable,
         };
-        SplitQueueState {
+        RingState {
             size: self.size,
             next_avail: self.next_avail,
             published: self.published,

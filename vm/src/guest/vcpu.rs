@@ -10,7 +10,7 @@ use crate::error::VmError;
 use driver::bus::Interrupt;
 use driver::dirty::PAGE_SIZE;
 use driver::memory::DmaMemory;
-use driver::queue::SplitQueue;
+use driver::queue::Virtqueue;
 use driver::transport::Notifier;
 use spec::blk::{RequestHeader, SECTOR_SIZE, request, status};
 use spec::features::Features;
@@ -77,7 +77,7 @@ pub(crate) struct Vcpu {
     layout: Arc<Layout>,
     /// All of guest memory, every store logged.
     memory: DmaMemory,
-    queue: SplitQueue,
+    queue: Virtqueue,
     /// The life of the device that the queue belongs to, counted on this host.
     life: u64,
     walk: Walk,
@@ -109,8 +109,8 @@ impl Vcpu {
         let shape = &layout.shape;
         let seed = shape.seed ^ super::block::splitmix(place.vcpu);
         let walk = Walk::new(shape.pattern, place.frames, shape.writes_percent, seed)?;
-        let ring = memory.slice(place.ring, SplitQueue::bytes_needed(shape.queue_size))?;
-        let queue = SplitQueue::new(ring, shape.queue_size, features)
+        let ring = memory.slice(place.ring, Virtqueue::bytes_needed(shape.queue_size))?;
+        let queue = Virtqueue::new(ring, shape.queue_size, features)
             .map_err(VmError::driver("making a queue"))?;
         let statuses = vec![STATUS_NONE; usize::from(shape.depth)];
         memory.write(place.statuses, &statuses)?;
@@ -127,9 +127,9 @@ impl Vcpu {
     ) -> Result<Self, VmError> {
         saved.walk.check(place.frames)?;
         let shape = &layout.shape;
-        let ring = memory.slice(place.ring, SplitQueue::bytes_needed(shape.queue_size))?;
+        let ring = memory.slice(place.ring, Virtqueue::bytes_needed(shape.queue_size))?;
         let state = saved.ring();
-        let queue = SplitQueue::resume(ring, shape.queue_size, features, &state)
+        let queue = Virtqueue::resume(ring, shape.queue_size, features, &state)
             .map_err(VmError::driver("restoring a queue"))?;
         let bad = |why: String| VmError::BadState {
             what: format!("virtual CPU {}", place.vcpu),
@@ -160,7 +160,7 @@ impl Vcpu {
         layout: &Arc<Layout>,
         place: Place,
         memory: &DmaMemory,
-        queue: SplitQueue,
+        queue: Virtqueue,
         walk: Walk,
         next_id: u64,
         requests: &[SavedRequest],
@@ -213,15 +213,14 @@ impl Vcpu {
         &self.place
     }
 
-    pub(crate) fn queue(&self) -> &SplitQueue {
+    pub(crate) fn queue(&self) -> &Virtqueue {
         &self.queue
     }
 
-    /// Requests made available that the device has not used.
+    /// Requests that the device has not used.
     pub(crate) fn in_flight(&self) -> Result<u16, VmError> {
-        let used_idx = self.queue.setup(0).device + 2;
-        let used = self.memory.load_u16(used_idx, Ordering::Acquire)?;
-        Ok(self.queue.published().wrapping_sub(used))
+        let unused = self.queue.unused();
+        unused.map_err(VmError::driver("counting what is in flight"))
     }
 
     /// Its state; what it last knew of blocks is in guest memory.
@@ -294,8 +293,8 @@ impl Vcpu {
         let size = self.queue.size();
         let ring = self
             .memory
-            .slice(self.place.ring, SplitQueue::bytes_needed(size))?;
-        let queue = SplitQueue::new(ring, size, features);
+            .slice(self.place.ring, Virtqueue::bytes_needed(size))?;
+        let queue = Virtqueue::new(ring, size, features);
         self.queue = queue.map_err(VmError::driver("making a queue again"))?;
         for request in self.slots.clone().into_iter().flatten() {
             self.submit(&request)?;

@@ -2,7 +2,7 @@
 //! onto it; then the host checks the file system and compares every file. With both kernels, and
 //! with an IOMMU in the guest's machine, which maps and unmaps memory around every request. And with
 //! administration queues on offer: a kernel that knows them uses them, one that does not is none the
-//! wiser.
+//! wiser. And over packed queues.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Options;
+use super::backend::RING_PACKED;
 use super::pci_config::{self, Capabilities, TRACKER};
 use super::served::Served;
 use super::tree::{self, Totals};
@@ -75,6 +76,7 @@ enum With {
     Nothing,
     Iommu,
     AdminQueues,
+    PackedQueues,
 }
 
 impl With {
@@ -83,6 +85,7 @@ impl With {
             Self::Nothing => "nothing",
             Self::Iommu => "IOMMU",
             Self::AdminQueues => "administration queues",
+            Self::PackedQueues => "packed queues",
         }
     }
 }
@@ -100,7 +103,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
     let bed = testbed::ensure(workspace)?;
     let tidemark = workspace.tidemark()?;
     let (mut runs, mut requests, mut bytes) = (Vec::new(), 0, 0);
-    for with in [With::Nothing, With::Iommu, With::AdminQueues] {
+    let all = [
+        With::Nothing,
+        With::Iommu,
+        With::AdminQueues,
+        With::PackedQueues,
+    ];
+    for with in all {
         for platform in bed.vfio_user_platforms() {
             let (files, at_most) = match (options.full, with) {
                 (true, With::Nothing) => (FILES_FULL, AT_MOST_FULL),
@@ -153,6 +162,7 @@ impl Case<'_> {
         }
         let options: &[&str] = match self.with {
             With::AdminQueues => &["--admin-queues", "2"],
+            With::PackedQueues => &["--ring", "packed"],
             With::Nothing | With::Iommu => &[],
         };
 
@@ -181,6 +191,11 @@ impl Case<'_> {
             features.as_bytes().get(ACCESS_PLATFORM) == Some(&b'1'),
             "the guest's addresses need not be the device's: it took the features {features}"
         );
+        let packed = features.as_bytes().get(RING_PACKED) == Some(&b'1');
+        ensure!(
+            packed == (self.with == With::PackedQueues),
+            "packed queues were taken: {packed}; it took the features {features}"
+        );
         let seen = Capabilities::parse(run.serial.fact("config")?)?;
         ensure!(
             seen.virtio.contains(&TRACKER),
@@ -189,7 +204,7 @@ impl Case<'_> {
         let (maps, unmaps) = (counted("dma_maps")?, counted("dma_unmaps")?);
         let (domain, mapped) = match self.with {
             With::Iommu => ("DMA", maps >= MAPS_IOMMU && unmaps >= MAPS_IOMMU),
-            With::Nothing | With::AdminQueues => ("none", maps <= MAPS_PLAIN),
+            _ => ("none", maps <= MAPS_PLAIN),
         };
         run.serial.expect("iommu", domain)?;
         ensure!(
