@@ -6,7 +6,8 @@ use migration::observe::Silent;
 use migration::policy::Policy;
 use migration::precopy::{Options, migrate};
 use migration::receive::receive;
-use migration::stream::simple::Simple;
+use migration::stream::live;
+use migration::stream::{Context, SectionKind};
 use migration::{DeviceRecord, Guest, GuestError, NamedSource, Paused};
 use serde_json::Value;
 use spec::features::Features;
@@ -124,7 +125,9 @@ impl Guest for Newer {
     fn save(&mut self) -> Result<Vec<DeviceRecord>, GuestError> {
         let mut records = self.guest.save()?;
         let record = &mut records[usize::from(self.device) + 1];
-        record.state.extend(&self.part);
+        let mut parts = record.context.section(SectionKind::Parts).unwrap().to_vec();
+        parts.extend(&self.part);
+        record.context = Context::of(SectionKind::Parts, parts);
         Ok(records)
     }
 }
@@ -172,7 +175,7 @@ fn move_newer(device: u16, part: Vec<u8>, blocks: u64) -> (Result<(), String>, u
     let moved = std::thread::scope(|scope| {
         let arrival = scope.spawn(move || {
             let mut arrival = Arrival::new(destination, 1 << 30);
-            let received = receive(&mut Simple::destination(there), &mut arrival);
+            let received = receive(&mut live::Destination::new(there), &mut arrival);
             received.map_err(|error| error.to_string())?;
             let after = arrival.finish(500, Duration::from_secs(20));
             after.map(drop).map_err(|error| error.to_string())
@@ -183,7 +186,7 @@ fn move_newer(device: u16, part: Vec<u8>, blocks: u64) -> (Result<(), String>, u
             plain_copies: 0,
             cancel: &AtomicBool::new(false),
         };
-        let mut stream = Simple::source(here);
+        let mut stream = live::Source::new(here);
         let moved = migrate(&mut guest, &mut stream, &options, &mut Silent);
         drop(stream);
         let arrived = arrival.join().unwrap();
