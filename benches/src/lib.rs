@@ -4,6 +4,7 @@
 //! judged is the median of the rounds' ratios, printed with the spread.
 
 pub mod block;
+pub mod claims;
 pub mod limit;
 pub mod line;
 pub mod memory;
