@@ -13,6 +13,7 @@ use benches::block::server::{Cache, Server, StorageDaemon, tidemark};
 use benches::{Bound, Line, Mode, Ratio, finish, interleave_until, settle, wanted};
 use std::cell::RefCell;
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,7 +23,9 @@ const BLOCKS: u32 = 1 << 16;
 /// Rounds in which the daemon's ways to do I/O are compared.
 const TRIALS: usize = 15;
 /// Rounds that are judged: more, as long as the machine is too noisy for the bound.
-const ROUNDS: std::ops::RangeInclusive<usize> = 31..=121;
+const ROUNDS: RangeInclusive<usize> = 31..=121;
+/// The same for the closer bound.
+const TRACKING_ROUNDS: RangeInclusive<usize> = 31..=361;
 const IOPS_BOUND: f64 = 0.9;
 const TRACKING_BOUND: f64 = 1.03;
 
@@ -181,7 +184,7 @@ fn judge(
             &format!("{} : {}", iops(ratio.peer), iops(ratio.subject)),
         ));
         let ratio = interleave_until(
-            ROUNDS,
+            TRACKING_ROUNDS,
             TRACKING_BOUND - 1.0,
             || disk.round(&ours, cache, work, true),
             || disk.round(&ours, cache, work, false),

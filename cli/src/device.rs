@@ -1,7 +1,7 @@
 //! `tidemark device`: an emulated device in a process of its own.
 
-use crate::slow_disk;
-use ::device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
+use crate::disk;
+use ::device::blk::{BlkDevice, BlkOptions, QUEUES_MAX};
 use ::device::function::{AdminConfig, FunctionConfig, Pasid, PciFunction};
 use ::device::queue::{InflightShape, InflightTable};
 use ::device::serve::socket::inherited;
@@ -241,24 +241,13 @@ impl Device {
         path: &Path,
         socket: Socket<'_>,
     ) -> Result<Self, Failure> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(!args.read_only)
-            .open(path)
-            .map_err(|error| BlkError::Open {
-                path: path.to_owned(),
-                error,
-            })
-            .context("a file or block device that exists was expected for --disk")?;
-        let disk = file.try_clone().context("cannot keep the disk open")?;
         let options = BlkOptions {
             queues: args.queues,
             queue_size: args.queue_size,
             read_only: args.read_only,
             ..BlkOptions::default()
         };
-        let blk = slow_disk::open(file, options, args.slow_disk);
-        let blk = blk.with_context(|| path.display().to_string())?;
+        let (disk, blk) = disk::open(path, options, args.slow_disk)?;
         let config = FunctionConfig {
             // A VMM gives the device what the platform gives it, translated where there is a
             // vIOMMU; without one the addresses are the same, and so it is always offered.
@@ -304,7 +293,7 @@ impl Device {
         };
         Ok(Self {
             path: path.to_owned(),
-            disk: (!args.read_only).then_some(disk),
+            disk,
             blk,
             served,
             server: Arc::new(server.map_err(Failure::Unreachable)?),

@@ -4,6 +4,7 @@
 
 mod args;
 mod device;
+mod disk;
 mod exercise;
 mod exit;
 mod journal;
@@ -12,7 +13,6 @@ mod migrate;
 mod progress;
 mod receive;
 mod size;
-mod slow_disk;
 mod summary;
 
 use args::{Cli, Command};

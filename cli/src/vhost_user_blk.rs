@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-mod slow_disk;
+mod disk;
 
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Parser, ValueEnum};
@@ -13,7 +13,7 @@ use device::serve::vhost_user::{ServeError, VhostUserListener, VhostUserServer};
 use device::tracker::Marking;
 use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::RawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -179,16 +179,6 @@ fn source(args: &Args) -> Result<Source, ServeError> {
 /// The disk, to be flushed at the end if it is written, and the device on it.
 fn open(args: &Args) -> Result<(Option<File>, Arc<BlkDevice>)> {
     let path = args.blk_file.as_deref().unwrap_or("".as_ref());
-    let file = OpenOptions::new()
-        .read(true)
-        .write(!args.read_only)
-        .open(path)
-        .map_err(|error| BlkError::Open {
-            path: path.to_owned(),
-            error,
-        })
-        .context("a file or block device that exists was expected for --blk-file")?;
-    let disk = file.try_clone().context("cannot keep the disk open")?;
     let options = BlkOptions {
         queues: args.num_queues,
         queue_size: args.queue_size,
@@ -196,9 +186,7 @@ fn open(args: &Args) -> Result<(Option<File>, Arc<BlkDevice>)> {
         direct: args.cache == CacheArg::None,
         ..BlkOptions::default()
     };
-    let device = slow_disk::open(file, options, args.slow_disk);
-    let device = device.with_context(|| path.display().to_string())?;
-    Ok(((!args.read_only).then_some(disk), device))
+    disk::open(path, options, args.slow_disk)
 }
 
 fn report(server: &VhostUserServer, device: &BlkDevice) {

@@ -17,7 +17,11 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const REQUESTS: u64 = 64;
+/// Entries of the queue, the default of `--queue-size`: more than a device takes at once, so that
+/// some are in flight when the first have completed.
+const ENTRIES: u16 = 256;
+/// Requests, one to an entry.
+const REQUESTS: u64 = ENTRIES as u64;
 
 fn tidemark(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark"));
@@ -132,7 +136,7 @@ impl Bed {
         let table = File::open(self.path(table)).unwrap();
         let until = Instant::now() + PATIENCE;
         loop {
-            let mut bytes = vec![0; 16 + 16 * 64];
+            let mut bytes = vec![0; 16 + 16 * usize::from(ENTRIES)];
             table.read_exact_at(&mut bytes, 0).unwrap();
             if bytes[16..].iter().step_by(16).any(|flag| *flag != 0) {
                 return;
@@ -178,10 +182,10 @@ impl Driver {
         let features = transport
             .initialise(spec::features::Features::RING_INDIRECT_DESC)
             .unwrap();
-        let ring = bus.dma_alloc(SplitQueue::bytes_needed(64)).unwrap();
-        let area = bus.dma_alloc(BlkQueue::area_needed(64)).unwrap();
+        let ring = bus.dma_alloc(SplitQueue::bytes_needed(ENTRIES)).unwrap();
+        let area = bus.dma_alloc(BlkQueue::area_needed(ENTRIES)).unwrap();
         let data = bus.dma_alloc(REQUESTS * 512).unwrap();
-        let split = SplitQueue::new(ring, 64, features).unwrap();
+        let split = SplitQueue::new(ring, ENTRIES, features).unwrap();
         transport.setup_queue(0, &split.setup(1), None).unwrap();
         let interrupt = bus.interrupt(1).unwrap();
         let mut queue = BlkQueue::new(split, area);
@@ -226,10 +230,10 @@ impl Driver {
 
     /// Waits for the rest; each has completed once and is on the disk.
     fn judge(&mut self, mut done: Vec<u64>, disk: &Path) {
-        self.wait(&mut done, 64);
+        self.wait(&mut done, usize::from(ENTRIES));
         done.sort_unstable();
         assert_eq!(done, (0..REQUESTS).collect::<Vec<_>>());
-        let mut bytes = vec![0; 64 * 512];
+        let mut bytes = vec![0; 512 * usize::from(ENTRIES)];
         File::open(disk)
             .unwrap()
             .read_exact_at(&mut bytes, 0)
@@ -315,7 +319,7 @@ fn a_table_that_is_ignored_loses_requests() {
     let report = json(&bed.shift("c", &["--inflight", &table]));
     let flying = usize::try_from(report["in_flight"].as_u64().unwrap()).unwrap();
     assert!(flying > 0);
-    let before = 64 - flying;
+    let before = usize::from(ENTRIES) - flying;
     driver.wait(&mut done, before);
     while driver.interrupt.wait(Duration::from_millis(500)) {
         while let Some(completion) = driver.queue.complete().unwrap() {

@@ -4,7 +4,7 @@
 //! which is never held while anything is done. So no kick is lost, one worker at a time works on a
 //! queue, and a stop is answered once.
 
-use crate::dma::{Dma, DmaGuard};
+use crate::dma::{Dma, DmaGuard, MapWaiter};
 use crate::pool::{Pool, Task};
 use crate::queue::{Gate, InflightQueue, QueueConfig, Virtqueue};
 use crate::virtio::{Progress, QueueError, VirtioDevice};
@@ -12,6 +12,7 @@ use spec::queue_state::QueueState;
 use std::fmt::Debug;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What workers report. Called on a worker, or on the caller of [`Engine::stop`] for a queue that
@@ -58,6 +59,8 @@ impl Engine {
                 device: Arc::clone(device),
                 dma: Arc::clone(dma),
                 events: Arc::clone(events),
+                pool: Arc::clone(&pool),
+                waits_for_map: AtomicBool::new(false),
                 inner: Mutex::default(),
             })
         };
@@ -204,6 +207,9 @@ struct Slot {
     device: Arc<dyn VirtioDevice>,
     dma: Arc<Dma>,
     events: Arc<dyn EngineEvents>,
+    pool: Arc<Pool>,
+    /// It is among those who are told of the next map, once.
+    waits_for_map: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -305,6 +311,26 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// Has the queue looked at again when something is mapped. Until then each kick has it looked at
+    /// once, so a driver that took its rings away for good costs no more than it asks for.
+    fn wait_for_map(self: &Arc<Self>, seen: u64, error: &QueueError) {
+        if !self.waits_for_map.swap(true, Ordering::AcqRel) {
+            tracing::info!(queue = self.index, %error, "waiting for the next map");
+            self.dma.wait_for_map(seen, self.clone());
+        }
+    }
+}
+
+impl MapWaiter for Slot {
+    fn mapped(self: Arc<Self>) {
+        self.waits_for_map.store(false, Ordering::Release);
+        if self.kick() {
+            self.pool.schedule(self.clone());
+        }
+    }
+}
+
 impl Task for Slot {
     fn run(self: Arc<Self>) -> bool {
         let mut queue = {
@@ -327,8 +353,13 @@ impl Task for Slot {
 
         // All is reported before the phase changes: once it has, a stop may be answered on another
         // thread.
+        let maps = self.dma.maps_made();
         let progress = match self.step(&mut queue) {
             Ok(progress) => Some(progress),
+            Err(error) if queue.outlasts(&error) => {
+                self.wait_for_map(maps, &error);
+                Some(Progress::Idle)
+            }
             Err(error) => {
                 tracing::warn!(queue = self.index, %error, "queue broken");
                 self.events.queue_broken(self.index, error);

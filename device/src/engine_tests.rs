@@ -337,6 +337,47 @@ fn a_dropped_engine_stops_its_queues() {
     assert_eq!(stopped, [0, 1]);
 }
 
+/// A VMM that changes its guest's memory map takes the rings away and brings them back; a queue
+/// with nothing in flight outlasts that, and needs no kick to see what came meanwhile.
+#[test]
+fn a_queue_at_rest_outlasts_its_rings() {
+    let bed = Bed::new(2, false);
+    bed.engine.start(0, bed.ring(0).config()).unwrap();
+    for _ in 0..100 {
+        bed.ring(0).offer(0);
+        bed.engine.kick(0);
+        assert_eq!(bed.event(), Event::Used(0));
+        bed.guest.dma.unmap(BASE, bed.guest.size);
+        for _ in 0..3 {
+            bed.engine.kick(0);
+        }
+        bed.ring(0).offer(0);
+        bed.guest.map();
+        assert_eq!(bed.event(), Event::Used(0));
+    }
+    bed.guest.dma.unmap(BASE, bed.guest.size);
+    bed.engine.kick(0);
+    assert!(bed.engine.stop(0));
+    assert_eq!(bed.event(), Event::Stopped(0, state(200)));
+    assert!(bed.events.try_recv().is_err());
+}
+
+/// With a request in flight there is a buffer to be lost.
+#[test]
+fn a_queue_at_work_breaks_without_its_rings() {
+    let bed = Bed::new(1, true);
+    bed.ring(0).offer(0);
+    bed.engine.start(0, bed.ring(0).config()).unwrap();
+    assert_eq!(bed.arrives(), 0);
+    bed.guest.dma.unmap(BASE, bed.guest.size);
+    bed.go.send(()).unwrap();
+    assert_eq!(bed.event(), Event::Broken(0));
+    bed.guest.map();
+    bed.engine.kick(0);
+    assert!(bed.engine.stop(0));
+    assert_eq!(bed.event(), Event::Stopped(0, state(0)));
+}
+
 /// A driver that offers and kicks, one at a time: a kick that is lost hangs it.
 #[test]
 fn no_kick_is_lost_between_runs() {

@@ -95,11 +95,12 @@ mod tests {
             let mut buffer = spares.take(len);
             assert_eq!(buffer.bytes().len(), len);
             assert!(buffer.bytes().as_ptr().addr().is_multiple_of(ALIGN));
-            let at = buffer.bytes().as_ptr();
             buffer.bytes_mut().fill(7);
             spares.give_back(buffer);
             let again = spares.take(len);
-            assert_eq!(again.bytes().as_ptr() == at, len <= 1 << 20, "{len}");
+            // A new one is zeroed; where it lies is the allocator's business.
+            let kept = again.bytes().iter().all(|byte| *byte == 7);
+            assert_eq!(kept, len <= 1 << 20, "{len}");
             spares.give_back(again);
         }
         assert!(spares.kept <= KEPT_MAX);

@@ -135,11 +135,12 @@ impl Ring {
                 .offset(offset)
                 .build(),
         };
-        // SAFETY: the kernel may use `len` bytes at `at` until it completes the entry. They are the
-        // buffer's, which is in `flying` and leaves it only when the completion has been seen (in
-        // `turn`, which knows it by `place`) or before anything was queued (in `prepare`). Its bytes
-        // do not move with it, being on the heap in a vector that is never grown, and no reference
-        // to them is made in the meantime. `drop` waits, or leaks.
+        // The buffer is in `flying` and leaves it only when its completion has been seen (in `turn`,
+        // which knows it by `place`) or before anything was queued (in `prepare`); `drop` waits, or
+        // leaks. Its bytes do not move with it: they are on the heap, in a vector that never grows.
+        //
+        // SAFETY: so the `len` bytes at `at`, which the kernel may use until it completes the
+        // entry, live until then, and no reference to them is made in the meantime.
         let pushed = unsafe { self.ring.submission().push(&entry.user_data(data)) };
         pushed.is_ok()
     }

@@ -13,9 +13,11 @@ mod guard;
 mod space;
 #[cfg(test)]
 mod tests;
+mod waiters;
 
 pub(crate) use guard::RingMem;
 pub use guard::{Burst, DmaGuard};
+pub(crate) use waiters::MapWaiter;
 
 use crate::tracker::records::Recorder;
 use crate::tracker::{DirtyLog, TrackerConfig, TrackerStats};
@@ -24,6 +26,7 @@ use space::Space;
 use std::fs::File;
 use std::sync::{Arc, PoisonError};
 use vm_memory::Permissions;
+use waiters::Waiters;
 
 /// Maps begin and end at multiples of this many bytes.
 pub const MAP_ALIGN: u64 = 4096;
@@ -86,6 +89,7 @@ pub enum RingMarks {
 pub struct Dma {
     /// Sharded, because every burst of every worker takes it and maps change seldom.
     space: ShardedLock<Space>,
+    waiters: Waiters,
 }
 
 impl Dma {
@@ -110,8 +114,9 @@ impl Dma {
         offset: u64,
         perm: Permissions,
     ) -> Result<(), DmaError> {
-        let mut space = self.shut();
-        space.map(iova, size, file, offset, perm)
+        let made = self.shut().map(iova, size, file, offset, perm);
+        self.waiters.tell();
+        made
     }
 
     /// Removes all maps in the range, whole or in part; returns when nothing goes through them.
@@ -131,7 +136,20 @@ impl Dma {
     ///
     /// [`DmaError::BadMap`] for the first map that cannot be made; all maps are as they were.
     pub fn replace_maps(&self, maps: &[Map<'_>]) -> Result<(), DmaError> {
-        self.shut().replace(maps)
+        let made = self.shut().replace(maps);
+        self.waiters.tell();
+        made
+    }
+
+    /// Counts the maps that were made, for [`Dma::wait_for_map`].
+    pub(crate) fn maps_made(&self) -> u64 {
+        self.waiters.made()
+    }
+
+    /// Tells `waiter` once of a map made after the first `seen`; at once if there was one already.
+    /// One that is dropped before waits no more.
+    pub(crate) fn wait_for_map(&self, seen: u64, waiter: Arc<dyn MapWaiter>) {
+        self.waiters.wait(seen, waiter);
     }
 
     /// Marks in `log`, in place of a bitmap in guest memory, from now on; with `None` nowhere.

@@ -184,7 +184,8 @@ impl Virtqueue {
     ///
     /// # Errors
     ///
-    /// [`QueueError`]: the queue is broken, now and from now on.
+    /// [`QueueError`]: the queue is broken, now and from now on, unless it
+    /// [`outlasts`](Self::outlasts) the error.
     pub fn pop(&mut self, mem: &DmaGuard<'_>) -> Result<Option<Chain>, QueueError> {
         if self.broken {
             return Err(QueueError::broken("the queue was broken before"));
@@ -205,9 +206,20 @@ impl Virtqueue {
                 }
             }
             Ok(None) => {}
-            Err(_) => self.broken = true,
+            Err(error) => self.broken = !self.outlasts(error),
         }
         popped
+    }
+
+    /// Whether the queue can go on after `error` once its rings are mapped again: a ring could not
+    /// be reached, and nothing is in flight that would be lost by waiting.
+    ///
+    /// A VMM that changes its guest's memory map takes maps away and makes them anew. A driver that
+    /// has got all its buffers back may cause that at any time, while the device still looks whether
+    /// there are more (SeaBIOS does, when it makes its own memory read-only).
+    pub fn outlasts(&self, error: &QueueError) -> bool {
+        let unreachable = matches!(error, QueueError::Ring { .. });
+        unreachable && !self.broken && self.outstanding == 0 && self.inherited.is_empty()
     }
 
     /// Gives the chain that was popped last back, as if it had not been popped. Nothing popped
@@ -264,7 +276,10 @@ impl Virtqueue {
         if !std::mem::take(&mut self.used_since) {
             return Ok(resumed);
         }
-        Ok(self.ring.needs_notification(mem)? || resumed)
+        let needed = self.ring.needs_notification(mem);
+        // What could not be found out is owed: a notification too many is harmless.
+        self.resumed = needed.is_err();
+        Ok(needed? || resumed)
     }
 
     /// Asks the driver for notifications. True if chains are available already, for which no

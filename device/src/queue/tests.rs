@@ -324,6 +324,30 @@ fn interrupts_follow_the_flag_without_event_idx() {
 }
 
 #[test]
+fn a_notification_that_could_not_be_looked_up_is_owed() {
+    let guest = guest();
+    let ring = TestRing::new(&guest, BASE, 8);
+    ring.set(0, 0x1000, 1, 0, 0);
+    for event_idx in [false, true] {
+        let config = QueueConfig {
+            event_idx,
+            ..ring.config()
+        };
+        let mut queue = Virtqueue::start(config, &guest.dma.enter()).unwrap();
+        ring.set_avail_idx(0);
+        ring.offer(0);
+        queue.pop(&guest.dma.enter()).unwrap().unwrap();
+        queue.push(&guest.dma.enter(), 0, 0).unwrap();
+        guest.dma.unmap(BASE, guest.size);
+        let error = queue.needs_notification(&guest.dma.enter()).unwrap_err();
+        assert!(queue.outlasts(&error), "{error}");
+        guest.map();
+        assert!(queue.needs_notification(&guest.dma.enter()).unwrap());
+        assert!(!queue.needs_notification(&guest.dma.enter()).unwrap());
+    }
+}
+
+#[test]
 fn notifications_are_asked_for_and_declined() {
     let guest = guest();
     let ring = TestRing::new(&guest, BASE, 8);

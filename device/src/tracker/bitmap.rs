@@ -56,9 +56,11 @@ pub struct Written<'a> {
 impl<'a> Written<'a> {
     /// Nothing written yet.
     pub(crate) fn new(bitmap: &'a Bitmap) -> Self {
+        // What most bursts need: growing by steps costs more than the marks.
+        let room = if bitmap.is_active() { 32 } else { 0 };
         Self {
             bitmap,
-            words: Vec::new(),
+            words: Vec::with_capacity(room),
             pages: 0,
             cold: Vec::new(),
             recorded: Vec::new(),

@@ -124,9 +124,10 @@ mod x86 {
     pub(super) unsafe fn avx2(start: *const u8, blocks: usize) -> usize {
         let end = start.wrapping_add(blocks * BLOCK);
         let mut at = start;
-        // SAFETY: reads from `at` up to `end` only, which the caller vouches for, and writes
-        // nothing. That others write the same memory is no data race of this program's: assembly
-        // has the meaning of the machine's loads, which the module states as relaxed atomics.
+        // That others write the same memory is no data race of this program's: assembly has the
+        // meaning of the machine's loads, which the module states as relaxed atomics.
+        //
+        // SAFETY: reads from `at` up to `end` only, which the caller vouches for; writes nothing.
         // VZEROUPPER changes every vector register, so all of them are given up.
         unsafe {
             asm!(

@@ -40,11 +40,12 @@ impl DmaMemory {
             });
         }
         let items = len / size_of::<T>();
-        // SAFETY: `locate` has shown that the bytes lie within the window, which lies within the
-        // mapping; the mapping lives as long as `self.region`, which the result borrows. Alignment
-        // was checked. `T` accepts every bit pattern, and being atomic it may change under a shared
-        // reference, which is what other holders of the memory do. Nobody makes a `&mut` or a plain
-        // `&[u8]` of this memory: this module and vm-memory's volatile copies are the only ways in.
+        // `T` accepts every bit pattern, and being atomic it may change under a shared reference,
+        // which is what other holders of the memory do. Nobody makes a `&mut` or a plain `&[u8]` of
+        // this memory: this module and vm-memory's volatile copies are the only ways in.
+        //
+        // SAFETY: alignment was checked, and `locate` has shown that the bytes lie in the window,
+        // which is in the mapping, which lives as long as `self.region`, which the result borrows.
         Ok(unsafe { std::slice::from_raw_parts(first.cast::<T>(), items) })
     }
 

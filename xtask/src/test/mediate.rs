@@ -49,13 +49,18 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
             .with_context(|| format!("moves on {}", platform.name()))?;
         moved.push(figures);
     }
+    let worst = |figure: &str| {
+        let of = |run: &Value| run["downtime_ms"][figure].as_f64().unwrap_or(f64::NAN);
+        moved.iter().map(of).fold(0.0, f64::max)
+    };
+    // Behind the vIOMMU the disk is a slow one, and what is in flight is waited for.
+    let (median, most) = (worst("median"), worst("most"));
     let iommu = if options.full { MOVES } else { MOVES_IOMMU };
     let figures = proof.moved(trixie, true, iommu);
     moved.push(figures.context("moves behind a vIOMMU")?);
     let killed = proof.killed(trixie).context("killed servers")?;
     let control = proof.ignored(trixie).context("the negative control")?;
     let inside = proof.inside(trixie).context("a mediator in a guest")?;
-    let downtime = moved[0]["downtime_ms"].clone();
     let figures = json!({
         "moved": moved,
         "killed": killed,
@@ -64,10 +69,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
     });
     figures::keep(workspace, "mediate", &figures)?;
     Ok(format!(
-        "{} moves and {KILLS} takeovers, nothing lost or doubled; downtime {} ms at the median, {} at most",
+        "{} moves and {KILLS} takeovers, nothing lost or doubled; downtime {median} ms at the median, {most} at most",
         2 * MOVES + iommu,
-        downtime["median"],
-        downtime["most"],
     ))
 }
 
@@ -88,7 +91,10 @@ impl Proof<'_> {
     /// Moves between two servers under load.
     fn moved(&self, platform: Platform<'_>, iommu: bool, moves: usize) -> Result<Value> {
         let bed = self.bed(platform, if iommu { "iommu" } else { "moves" })?;
-        let servers = [bed.serve("a", "a", &[])?, bed.serve("b", "b", &[])?];
+        // Behind a vIOMMU the guest maps and unmaps for every request, and is slower than a disk in
+        // the page cache; its queue is full only with a disk that is slower still.
+        let disk: &[&str] = if iommu { &["--slow-disk", "4"] } else { &[] };
+        let servers = [bed.serve("a", "a", disk)?, bed.serve("b", "b", disk)?];
         let mediator = bed.mediate("a", &["--tracker"])?;
         let mut guest = bed.guest(self.bed, platform, self.in_guest)?;
         if iommu {

@@ -25,12 +25,12 @@ pub(super) fn duplicate(owner: &impl AsRawFd) -> io::Result<OwnedFd> {
 /// Lets the device reach `memory` at its IOVA. The caller keeps `memory` until it is unmapped.
 pub(super) fn map(container: &dyn VfioOps, memory: &DmaMemory) -> Result<(), VfioError> {
     let size = memory.bytes().len();
-    // SAFETY: from here on the device may read and write the memory at any time. That is what a
-    // `DmaMemory` is for: it is a shared mapping of a file of which no reference to plain bytes
-    // ever exists, only atomics and volatile copies (see `memory/raw.rs`), so nothing in this
-    // process assumes that it stays as it is. The range is the window's own, mapped for as long as
-    // `memory` lives; should it go earlier, the device keeps the file's pages, which are pinned and
-    // given to nobody else.
+    // From here on the device may read and write the memory at any time. The range is the window's
+    // own, mapped for as long as `memory` lives; should it go earlier, the device keeps the file's
+    // pages, which are pinned and given to nobody else.
+    //
+    // SAFETY: a `DmaMemory` is a shared mapping of a file of which no reference to plain bytes ever
+    // exists, only atomics and volatile copies (`memory/raw.rs`): nobody assumes that it stays.
     unsafe { container.vfio_dma_map(memory.iova(), size, memory.as_ptr()) }
 }
 
