@@ -1,5 +1,6 @@
 //! What was measured, and how to ask it questions.
 
+use super::topics::Topic;
 use serde::{Deserialize, Serialize};
 
 /// Repetitions below which nothing is judged.
@@ -8,7 +9,7 @@ pub const REPETITIONS: usize = 5;
 /// One figure, in all its repetitions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// The plot or table that it belongs to.
+    /// The plot or table that it belongs to: the name of a [`Topic`].
     pub topic: String,
     /// What it was measured of.
     pub series: String,
@@ -27,7 +28,8 @@ pub struct Figures {
 }
 
 /// What the repetitions say of a condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Answer {
     /// All of them, but for one in ten.
     Yes,
@@ -55,19 +57,45 @@ impl Figure {
         sorted.sort_by(f64::total_cmp);
         sorted
     }
+
+    /// This figure over another, repetition by repetition: both were measured in turn.
+    pub fn over(&self, other: &Self) -> Self {
+        let pairs = self.samples.iter().zip(&other.samples);
+        Self {
+            samples: pairs.map(|(one, other)| one / other).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether the samples meet a condition.
+    pub fn ask(&self, holds: impl Fn(f64) -> bool) -> Answer {
+        let samples = &self.samples;
+        if samples.len() < REPETITIONS || samples.iter().any(|sample| !sample.is_finite()) {
+            return Answer::Unclear;
+        }
+        let yes = samples.iter().filter(|sample| holds(**sample)).count();
+        let tenth = samples.len() / 10;
+        if yes + tenth >= samples.len() {
+            Answer::Yes
+        } else if yes <= tenth {
+            Answer::No
+        } else {
+            Answer::Unclear
+        }
+    }
 }
 
 impl Figures {
     /// Adds a figure.
     pub fn add(
         &mut self,
-        topic: &str,
+        topic: &Topic,
         series: impl Into<String>,
         x: impl Into<f64>,
         samples: Vec<f64>,
     ) {
         self.all.push(Figure {
-            topic: topic.to_owned(),
+            topic: topic.name.to_owned(),
             series: series.into(),
             x: x.into(),
             samples,
@@ -75,12 +103,14 @@ impl Figures {
     }
 
     /// All figures of a topic.
-    pub fn topic<'a>(&'a self, topic: &str) -> impl Iterator<Item = &'a Figure> {
-        self.all.iter().filter(move |figure| figure.topic == topic)
+    pub fn topic(&self, topic: &Topic) -> impl Iterator<Item = &Figure> {
+        self.all
+            .iter()
+            .filter(move |figure| figure.topic == topic.name)
     }
 
     /// The series of a topic, in the order in which they were measured.
-    pub fn series(&self, topic: &str) -> Vec<&str> {
+    pub fn series(&self, topic: &Topic) -> Vec<&str> {
         let mut found: Vec<&str> = Vec::new();
         for figure in self.topic(topic) {
             if !found.contains(&figure.series.as_str()) {
@@ -91,52 +121,23 @@ impl Figures {
     }
 
     /// The figures of one series, in ascending order of x.
-    pub fn line(&self, topic: &str, series: &str) -> Vec<&Figure> {
-        let mut line: Vec<&Figure> = self
-            .all
-            .iter()
-            .filter(|figure| figure.topic == topic && figure.series == series)
-            .collect();
+    pub fn line(&self, topic: &Topic, series: &str) -> Vec<&Figure> {
+        let of_series = |figure: &&Figure| figure.series == series;
+        let mut line: Vec<&Figure> = self.topic(topic).filter(of_series).collect();
         line.sort_by(|a, b| a.x.total_cmp(&b.x));
         line
     }
 
     /// One figure.
-    pub fn at(&self, topic: &str, series: &str, x: impl Into<f64>) -> Option<&Figure> {
+    pub fn at(&self, topic: &Topic, series: &str, x: impl Into<f64>) -> Option<&Figure> {
         let x = x.into();
-        self.all
-            .iter()
-            .find(|figure| figure.topic == topic && figure.series == series && figure.x == x)
+        self.topic(topic)
+            .find(|figure| figure.series == series && figure.x == x)
     }
 }
 
-/// Whether the samples of a figure meet a condition. A figure that is missing meets none and
-/// fails none.
-pub fn ask(figure: Option<&Figure>, holds: impl Fn(f64) -> bool) -> Answer {
-    let samples = figure.map_or(&[][..], |figure| &figure.samples);
-    if samples.len() < REPETITIONS || samples.iter().any(|sample| !sample.is_finite()) {
-        return Answer::Unclear;
-    }
-    let yes = samples.iter().filter(|sample| holds(**sample)).count();
-    let tenth = samples.len() / 10;
-    if yes + tenth >= samples.len() {
-        Answer::Yes
-    } else if yes <= tenth {
-        Answer::No
-    } else {
-        Answer::Unclear
-    }
-}
-
-/// Whether one figure is below another, repetition by repetition: both were measured in turn.
-pub fn below(one: Option<&Figure>, other: Option<&Figure>) -> Answer {
-    let (Some(one), Some(other)) = (one, other) else {
-        return Answer::Unclear;
-    };
-    let pairs = one.samples.iter().zip(&other.samples);
-    let ratio = Figure {
-        samples: pairs.map(|(one, other)| one / other).collect(),
-        ..one.clone()
-    };
-    ask(Some(&ratio), |ratio| ratio < 1.0)
+/// The size of guest that a series was measured with, if its name ends with one.
+pub fn guest(series: &str) -> Option<&str> {
+    let end = series.rsplit(", ").next()?;
+    end.ends_with(" GiB").then_some(end)
 }

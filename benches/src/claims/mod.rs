@@ -2,19 +2,27 @@
 //! decide.
 //!
 //! Three steps that know nothing of each other but [`Figures`]: measuring, judging (a pure function
-//! of the figures), and showing.
+//! of the figures), and showing (a pure function of the JSON file).
 
+mod contests;
+pub mod crossing;
 pub mod figures;
+mod judge;
 pub mod measure;
 pub mod model;
+mod page;
 mod plots;
-mod report;
+mod run;
 #[cfg(test)]
 mod tests;
 mod text;
+pub mod topics;
 mod verdicts;
 
+pub use contests::{Contest, contests};
 pub use figures::{Figure, Figures};
+pub use judge::{Judgement, Verdict};
 pub use measure::{Effort, Error, Result};
-pub use report::{Machine, Run, page};
-pub use verdicts::{Judgement, Verdict, judge};
+pub use page::page;
+pub use run::{Machine, Run};
+pub use verdicts::judge;

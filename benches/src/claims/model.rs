@@ -4,29 +4,20 @@
 //! number and LCRC, and a header of 16 bytes for a request and 12 for a completion. Payloads are
 //! whole double words, at most 256 bytes. Acknowledgements and flow control are left out.
 
-use super::figures::Figures;
-use serde::Serialize;
+use super::figures::{Figure, Figures};
+use super::topics::{BUS, BUS_PACKETS, RETRIES};
 
 const REQUEST: f64 = 8.0 + 16.0;
 const COMPLETION: f64 = 8.0 + 12.0;
 const PAYLOAD_MAX: f64 = 256.0;
 
 /// What goes over the bus.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Cost {
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cost {
     /// Packets.
-    pub packets: f64,
+    packets: f64,
     /// Bytes, with headers and framing.
-    pub bytes: f64,
-}
-
-/// The model's answer for one mechanism.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Line {
-    /// The mechanism.
-    pub name: String,
-    /// Cost of each dirty page, by dirty pages of a round.
-    pub per_page: Vec<(f64, Cost)>,
+    bytes: f64,
 }
 
 impl Cost {
@@ -78,47 +69,46 @@ fn command() -> Cost {
 /// Records of one command, as measured here.
 const BATCH: f64 = 131_071.0;
 
-/// The cost of each dirty page for each mechanism. The retries of the compare and swap loop are the
-/// measured ones of one writer.
-pub fn lines(figures: &Figures) -> Vec<Line> {
-    let retries = figures
-        .at("CAS retries", "anywhere in 1 GiB", 1)
-        .map_or(0.0, super::Figure::median);
-    // Reads the word, then swaps it: 8 bytes to compare, 8 to store, 8 come back.
-    let cas = Cost::round_trip(0.0, 8.0).and(Cost::round_trip(16.0, 8.0).times(1.0 + retries));
-    let blind = Cost::round_trip(16.0, 8.0).times(1.0 + retries);
-    let dirty: Vec<f64> = (1..=7).map(|power| 10_f64.powi(power)).collect();
-    let flat = |name: &str, cost: Cost| Line {
-        name: name.to_owned(),
-        per_page: dirty.iter().map(|dirty| (*dirty, cost)).collect(),
-    };
-    let records = |name: &str, batch: f64| Line {
-        name: name.to_owned(),
-        per_page: dirty
-            .iter()
-            .map(|dirty| {
-                let commands = (dirty / batch).ceil();
-                let moved = Cost::write(8.0 * dirty.min(batch)).times(dirty / dirty.min(batch));
-                (
-                    *dirty,
-                    moved.and(command().times(commands)).times(1.0 / dirty),
-                )
-            })
-            .collect(),
-    };
-    vec![
-        flat("whole byte, scattered pages", Cost::write(4.0)),
-        flat(
-            "whole byte, 8 neighbours at once",
-            Cost::write(4.0).times(1.0 / 8.0),
-        ),
-        flat("OR by read and compare-and-swap", cas),
-        flat("OR by compare-and-swap that guesses the word", blind),
-        flat(
-            "64 neighbours by one write (bits kept in the device)",
-            Cost::write(8.0).times(1.0 / 64.0),
-        ),
-        records("records, answers of 1 MiB", BATCH),
-        records("records, answers of 4 KiB", 512.0),
-    ]
+/// So many dirty pages as records, in answers of so many.
+fn records(dirty: f64, batch: f64) -> Cost {
+    let each = dirty.min(batch);
+    let moved = Cost::write(8.0 * each).times(dirty / each);
+    moved.and(command().times((dirty / batch).ceil()))
+}
+
+/// Packets and bytes of each dirty page for each mechanism. The retries of the compare and swap are
+/// the measured ones of two writers whose reads and swaps are a round trip apart.
+pub fn model(figures: &Figures) -> Figures {
+    let retries = figures.at(&RETRIES, "anywhere in 1 GiB, 0.5 µs apart", 2);
+    let swaps = 1.0 + retries.map_or(0.0, Figure::median);
+    // The word, 8 bytes to compare and 8 to store go out, 8 come back.
+    let swap = Cost::round_trip(16.0, 8.0).times(swaps);
+    let read_and_swap = Cost::round_trip(0.0, 8.0).and(swap);
+    let mut all = Figures::default();
+    for power in 1..=7 {
+        let dirty = 10_f64.powi(power);
+        let costs = [
+            ("whole byte, scattered pages", Cost::write(4.0)),
+            ("whole byte, 8 neighbours", Cost::write(4.0).times(0.125)),
+            ("OR by read and compare-and-swap", read_and_swap),
+            ("OR by compare-and-swap, word guessed", swap),
+            (
+                "one write for 64 neighbours",
+                Cost::write(8.0).times(1.0 / 64.0),
+            ),
+            (
+                "records, answers of 1 MiB",
+                records(dirty, BATCH).times(1.0 / dirty),
+            ),
+            (
+                "records, answers of 4 KiB",
+                records(dirty, 512.0).times(1.0 / dirty),
+            ),
+        ];
+        for (name, cost) in costs {
+            all.add(&BUS, name, dirty, vec![cost.bytes]);
+            all.add(&BUS_PACKETS, name, dirty, vec![cost.packets]);
+        }
+    }
+    all
 }

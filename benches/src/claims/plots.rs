@@ -1,32 +1,20 @@
 //! Plots as SVG that stands by itself.
 
-use super::figures::Figures;
-use super::verdicts::number;
+use super::figures::{Figure, Figures, guest};
+use super::page::number;
+use super::topics::Topic;
 use maud::{Markup, html};
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 70.0;
-const RIGHT: f64 = 250.0;
-const TOP: f64 = 20.0;
-const BOTTOM: f64 = 45.0;
-const COLOURS: [&str; 8] = [
-    "#1b6ca8", "#c8553d", "#3a7d44", "#8e5aa8", "#b08a00", "#00838f", "#6d4c41", "#ad1457",
-];
-
-/// What a plot is called, and its axes.
-pub struct Plot {
-    /// Topic of the figures.
-    pub topic: &'static str,
-    /// Of the horizontal axis, with its unit.
-    pub x: &'static str,
-    /// Of the vertical axis, with its unit.
-    pub y: &'static str,
-    /// Whether the horizontal axis is logarithmic.
-    pub log_x: bool,
-    /// Whether the vertical axis is.
-    pub log_y: bool,
-}
+const WIDTH: f64 = 760.0;
+const LEFT: f64 = 64.0;
+const RIGHT: f64 = 300.0;
+const TOP: f64 = 24.0;
+const PLANE: f64 = 230.0;
+const BOTTOM: f64 = 42.0;
+/// Height of a row of the legend.
+const ROW: f64 = 15.0;
+/// Colours of the style sheet.
+const COLOURS: usize = 8;
 
 /// An axis, from values to places.
 struct Axis {
@@ -48,16 +36,16 @@ impl Axis {
             (low, high) = if log { (1.0, 10.0) } else { (0.0, 1.0) };
         }
         if log {
-            low = 10_f64.powf(low.log10().floor());
-            high = 10_f64.powf(high.log10().ceil());
-            if low == high {
-                high *= 10.0;
-            }
+            // Whole decades, or the ticks would not be round.
+            low = 10_f64.powf((low.log10() + 1e-9).floor());
+            high = 10_f64.powf((high.log10() - 1e-9).ceil());
         } else {
             low = low.min(0.0);
-            if low == high {
-                high = low + 1.0;
-            }
+            let step = Self::step(low, high);
+            high = (high / step).ceil() * step;
+        }
+        if low >= high {
+            high = if log { low * 10.0 } else { low + 1.0 };
         }
         Self {
             low,
@@ -66,6 +54,18 @@ impl Axis {
             from,
             to,
         }
+    }
+
+    /// A round distance of about a quarter.
+    fn step(low: f64, high: f64) -> f64 {
+        let rough = ((high - low) / 4.0).max(f64::MIN_POSITIVE);
+        let decade = 10_f64.powf(rough.log10().floor());
+        let of = |factor: f64| factor * decade;
+        let rounds = [1.0, 2.0, 2.5, 5.0, 10.0].map(of);
+        rounds
+            .into_iter()
+            .find(|round| *round >= rough)
+            .unwrap_or(rough)
     }
 
     fn at(&self, value: f64) -> f64 {
@@ -78,78 +78,112 @@ impl Axis {
     }
 
     fn ticks(&self) -> Vec<f64> {
-        if self.log {
-            let first = std::iter::successors(Some(self.low), |tick| Some(tick * 10.0));
-            return first
+        let ticks: Vec<f64> = if self.log {
+            let decades = std::iter::successors(Some(self.low), |tick| Some(tick * 10.0));
+            decades
                 .take_while(|tick| *tick <= self.high * 1.001)
-                .collect();
-        }
-        (0..=4)
-            .map(|quarter| self.low + (self.high - self.low) * f64::from(quarter) / 4.0)
-            .collect()
-    }
-}
-
-impl Plot {
-    /// The plot of those series that `wanted` chooses: medians as lines, spreads as bars.
-    pub fn draw(&self, figures: &Figures, wanted: impl Fn(&str) -> bool) -> Markup {
-        let series: Vec<&str> = figures
-            .series(self.topic)
-            .into_iter()
-            .filter(|s| wanted(s))
-            .collect();
-        let lines: Vec<_> = series
-            .iter()
-            .map(|name| figures.line(self.topic, name))
-            .collect();
-        let all = || lines.iter().flatten();
-        let x = Axis::new(all().map(|f| f.x), self.log_x, LEFT, WIDTH - RIGHT);
-        let ends = all().flat_map(|figure| figure.spread());
-        let y = Axis::new(ends, self.log_y, HEIGHT - BOTTOM, TOP);
-        let colour = |number: usize| COLOURS[number % COLOURS.len()];
-        let dashes = |number: usize| {
-            if number < COLOURS.len() {
-                "none"
-            } else {
-                "5 3"
-            }
+                .collect()
+        } else {
+            let step = Self::step(self.low, self.high);
+            let steps = std::iter::successors(Some(self.low), |tick| Some(tick + step));
+            steps
+                .take_while(|tick| *tick <= self.high + step / 2.0)
+                .collect()
         };
-        let (middle, bottom) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - BOTTOM);
-        html! {
-            svg xmlns="http://www.w3.org/2000/svg" viewBox=(format!("0 0 {WIDTH} {HEIGHT}"))
-                role="img" aria-label=(format!("{}: {} by {}", self.topic, self.y, self.x)) {
-                @for tick in x.ticks() {
-                    line x1=(x.at(tick)) x2=(x.at(tick)) y1=(TOP) y2=(bottom) class="grid" {}
-                    text x=(x.at(tick)) y=(bottom + 14.0) text-anchor="middle" { (number(tick)) }
+        // No more than have room for their labels.
+        let every = ticks.len().div_ceil(9).max(1);
+        ticks.into_iter().step_by(every).collect()
+    }
+}
+
+/// A round number, as short as it goes.
+pub fn tick(value: f64) -> String {
+    for (unit, name) in [(1e9, "G"), (1e6, "M"), (1e3, "k")] {
+        if value.abs() >= unit * 0.999 {
+            return format!("{}{name}", number(value / unit));
+        }
+    }
+    // What many additions of a step have left over.
+    let value = (value * 1e9).round() / 1e9;
+    if value != 0.0 && value.abs() < 1e-3 {
+        return format!("{value:.0e}");
+    }
+    format!("{value}")
+}
+
+/// The plot of a topic: medians as lines, spreads as bars; of all series, or those of one guest.
+pub fn draw(topic: &Topic, figures: &Figures, of_guest: Option<&str>) -> Markup {
+    let mut series = figures.series(topic);
+    series.retain(|name| of_guest.is_none() || guest(name) == of_guest);
+    let lines: Vec<_> = series
+        .iter()
+        .map(|name| figures.line(topic, name))
+        .collect();
+    let all = || lines.iter().flatten();
+    let plane = PLANE.max(series.iter().fold(0.0, |height, _| height + ROW) - BOTTOM);
+    let (right, bottom) = (WIDTH - RIGHT, TOP + plane);
+    let x = Axis::new(all().map(|figure| figure.x), topic.log_x, LEFT, right);
+    let ends = all().flat_map(|figure| figure.spread());
+    let y = Axis::new(ends, topic.log_y, bottom, TOP);
+    let height = bottom + BOTTOM;
+    let caption = match of_guest {
+        Some(guest) => format!("{}, a guest of {guest}", topic.name),
+        None => topic.name.to_owned(),
+    };
+    let rows = std::iter::successors(Some(TOP + 6.0), |at| Some(at + ROW));
+    html! {
+        figure {
+            figcaption { (caption) }
+            svg xmlns="http://www.w3.org/2000/svg" viewBox=(format!("0 0 {WIDTH} {height}"))
+                role="img" aria-label=(format!("{caption}: {} by {}", topic.y, topic.x)) {
+                @for tick_at in x.ticks() {
+                    line x1=(place(x.at(tick_at))) x2=(place(x.at(tick_at))) y1=(TOP) y2=(bottom) class="grid" {}
+                    text x=(place(x.at(tick_at))) y=(bottom + 15.0) text-anchor="middle" { (tick(tick_at)) }
                 }
-                @for tick in y.ticks() {
-                    line x1=(LEFT) x2=(WIDTH - RIGHT) y1=(y.at(tick)) y2=(y.at(tick)) class="grid" {}
-                    text x=(LEFT - 5.0) y=(y.at(tick) + 4.0) text-anchor="end" { (number(tick)) }
+                @for tick_at in y.ticks() {
+                    line x1=(LEFT) x2=(right) y1=(place(y.at(tick_at))) y2=(place(y.at(tick_at))) class="grid" {}
+                    text x=(LEFT - 6.0) y=(place(y.at(tick_at) + 4.0)) text-anchor="end" { (tick(tick_at)) }
                 }
-                text x=(middle) y=(HEIGHT - 8.0) text-anchor="middle" class="axis" { (self.x) }
-                text x=(LEFT) y=(TOP - 8.0) class="axis" { (self.y) }
-                @for (nth, (name, line)) in series.iter().zip(&lines).enumerate() {
-                    polyline fill="none" stroke=(colour(nth)) stroke-dasharray=(dashes(nth))
-                        stroke-width="2" points=(points(line, &x, &y)) {}
-                    @for figure in line {
-                        line x1=(x.at(figure.x)) x2=(x.at(figure.x)) stroke=(colour(nth))
-                            y1=(y.at(figure.spread()[0])) y2=(y.at(figure.spread()[1])) {}
-                        circle cx=(x.at(figure.x)) cy=(y.at(figure.median())) r="3" fill=(colour(nth)) {}
+                text x=((LEFT + right) / 2.0) y=(height - 8.0) text-anchor="middle" class="axis" { (topic.x) }
+                text x="4" y="12" class="axis" { (topic.y) }
+                @for ((nth, (name, line)), row) in series.iter().zip(&lines).enumerate().zip(rows) {
+                    g style=(ink(nth)) {
+                        polyline fill="none" stroke-width="2" points=(points(line, &x, &y)) {}
+                        @for figure in line {
+                            @let ([low, high], at) = (figure.spread(), place(x.at(figure.x)));
+                            line x1=(at) x2=(at) y1=(place(y.at(low))) y2=(place(y.at(high))) stroke-dasharray="none" {}
+                            circle cx=(at) cy=(place(y.at(figure.median()))) r="3" {}
+                        }
+                        line x1=(right + 14.0) x2=(right + 34.0) y1=(row) y2=(row) stroke-width="2" {}
                     }
-                    line x1=(WIDTH - RIGHT + 12.0) x2=(WIDTH - RIGHT + 30.0) y1=(row(nth)) y2=(row(nth))
-                        stroke=(colour(nth)) stroke-dasharray=(dashes(nth)) stroke-width="2" {}
-                    text x=(WIDTH - RIGHT + 34.0) y=(row(nth) + 4.0) { (name) }
+                    text x=(right + 40.0) y=(row + 4.0) { (shortened(name, of_guest)) }
                 }
             }
         }
     }
 }
 
-fn row(number: usize) -> f64 {
-    (0..number).fold(TOP + 5.0, |at, _| at + 13.0)
+/// Colour and, when colours are used up, dashes of a line.
+fn ink(nth: usize) -> String {
+    let dashes = ["none", "6 3", "2 3"][nth / COLOURS % 3];
+    let colour = nth % COLOURS + 1;
+    format!("stroke:var(--{colour});fill:var(--{colour});stroke-dasharray:{dashes}")
 }
 
-fn points(line: &[&super::Figure], x: &Axis, y: &Axis) -> String {
-    let place = |f: &&super::Figure| format!("{:.1},{:.1}", x.at(f.x), y.at(f.median()));
-    line.iter().map(place).collect::<Vec<_>>().join(" ")
+/// A series without the guest that its plot is of.
+fn shortened<'a>(series: &'a str, of_guest: Option<&str>) -> &'a str {
+    let short = of_guest.and_then(|guest| series.strip_suffix(guest));
+    short.map_or(series, |short| short.trim_end_matches(", "))
+}
+
+fn place(at: f64) -> String {
+    format!("{at:.1}")
+}
+
+fn points(line: &[&Figure], x: &Axis, y: &Axis) -> String {
+    let point = |figure: &&Figure| {
+        let (x, y) = (x.at(figure.x), y.at(figure.median()));
+        format!("{},{}", place(x), place(y))
+    };
+    line.iter().map(point).collect::<Vec<_>>().join(" ")
 }

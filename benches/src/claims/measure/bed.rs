@@ -9,7 +9,7 @@ use device::tracker::{Marking, TrackerConfig};
 use driver::Transport;
 use driver::admin::{AdminQueue, Subject};
 use driver::bus::Bus;
-use driver::dirty::harvest::{HarvestWidth, harvest_into};
+use driver::dirty::harvest::{HarvestWidth, harvest, harvest_into};
 use driver::dirty::{DirtySet, records};
 use driver::memory::DmaMemory;
 use driver::sriov;
@@ -50,6 +50,7 @@ pub fn mark(dma: &Dma, pages: &[u64]) {
 }
 
 /// The tracker over a bitmap in memory that it shares with a driver.
+#[derive(Debug)]
 pub struct Tracked {
     /// The door to write through.
     pub dma: Dma,
@@ -94,6 +95,22 @@ impl Tracked {
         Ok(harvest_into(&self.bitmap, self.length, self.width, into)?)
     }
 
+    /// Takes the marks of some ranges of bytes alone, whose ends are multiples of 64 pages.
+    ///
+    /// # Errors
+    /// A range is beyond the bitmap.
+    pub fn harvest_ranges(&self, ranges: &[Range<u64>], into: &mut DirtySet) -> Result<()> {
+        for range in ranges {
+            let (start, end) = (range.start / PAGE / 8, range.end / PAGE / 8);
+            let part = self.bitmap.slice(start, end - start)?;
+            let first = usize::try_from(start / 8)?;
+            harvest(&part, end - start, self.width, |word, bits| {
+                into.or_word((first + word) as u64, bits);
+            })?;
+        }
+        Ok(())
+    }
+
     /// Bytes of memory that the bitmap really takes.
     pub fn resident(&self) -> Result<u64> {
         Ok(self.file.metadata()?.blocks() * 512)
@@ -101,6 +118,7 @@ impl Tracked {
 }
 
 /// A recorder behind a door, without commands.
+#[derive(Debug)]
 pub struct Recorded {
     /// The door to write through.
     pub dma: Dma,
@@ -168,6 +186,7 @@ pub fn start_data(ranges: &[Range<u64>]) -> Result<Vec<u8>> {
 }
 
 /// A function with administration queues, live, with the commands of recording in use.
+#[derive(Debug)]
 pub struct Commanded {
     /// Its queues.
     pub queues: Vec<AdminQueue>,

@@ -2,8 +2,9 @@
 
 use super::bed::{Tracked, mark};
 use super::patterns::Pattern;
-use super::{Effort, GIB, PAGE, Result, micros, repeat, timed};
+use super::{Effort, PAGE, Result, micros, repeat, timed};
 use crate::claims::figures::Figures;
+use crate::claims::topics::{GRANULARITY, INFLATION, MARK};
 use device::tracker::Marking;
 use driver::dirty::DirtySet;
 
@@ -30,13 +31,13 @@ pub fn bytes(effort: Effort, figures: &mut Figures) -> Result<()> {
                 Ok(found.count() as f64 / count as f64)
             })?;
             let density = f64::from(u32::try_from(per_mille)?) / 1000.0;
-            figures.add("inflation", pattern.to_string(), density, samples);
+            figures.add(&INFLATION, pattern.to_string(), density, samples);
         }
         // The expectation of the reference, for the plot.
         let p = count as f64 / pages;
         let expected = (1.0 - (1.0 - p).powi(8)) / p;
         let x = f64::from(u32::try_from(per_mille)?) / 1000.0;
-        figures.add("inflation", "random, calculated", x, vec![expected]);
+        figures.add(&INFLATION, "random, calculated", x, vec![expected]);
     }
     let count = effort.pick(1 << 18, 1 << 10);
     for (name, marking) in [("bit", Marking::Bit), ("byte", Marking::Byte)] {
@@ -49,7 +50,7 @@ pub fn bytes(effort: Effort, figures: &mut Figures) -> Result<()> {
             })?;
             Ok(micros(time) * 1e3 / count as f64)
         })?;
-        figures.add("mark ns", name, 1.0, samples);
+        figures.add(&MARK, name, 1, samples);
     }
     Ok(())
 }
@@ -70,17 +71,11 @@ pub fn granularity(effort: Effort, figures: &mut Figures) -> Result<()> {
                 scanned.push(tracked.length as f64);
                 Ok(found.count() as f64 * (PAGE << gra_power) as f64 + tracked.length as f64)
             })?;
-            figures.add("granularity", pattern.to_string(), gra_power, moved);
+            figures.add(&GRANULARITY, pattern.to_string(), gra_power, moved);
             if pattern == Pattern::Random {
-                figures.add("granularity", "bitmap alone", gra_power, scanned);
+                figures.add(&GRANULARITY, "bitmap alone", gra_power, scanned);
             }
         }
     }
-    figures.add(
-        "granularity guest GiB",
-        "guest",
-        0,
-        vec![end as f64 / GIB as f64],
-    );
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::bed::{Commanded, memory, start_data};
 use super::{Effort, GIB, PAGE, Result, ensure, micros, repeat, timed};
 use crate::claims::figures::Figures;
+use crate::claims::topics::{NESTING, PASS, READ_MEDIAN, READ_SLOW};
 use device::function::{AdminConfig, FunctionConfig, PciFunction};
 use device::rng::RngDevice;
 use driver::Transport;
@@ -85,9 +86,9 @@ pub fn members(effort: Effort, figures: &mut Figures) -> Result<()> {
                 Ok(times[times.len() / 2])
             })?;
             let name = if queues == 1 { "1 queue" } else { "2 queues" };
-            figures.add("READ p50", name, count, median);
-            figures.add("READ p99", name, count, worst);
-            figures.add("READ of all members", name, count, round);
+            figures.add(&READ_MEDIAN, name, count, median);
+            figures.add(&READ_SLOW, name, count, worst);
+            figures.add(&PASS, name, count, round);
         }
     }
     nesting(figures)
@@ -183,7 +184,7 @@ fn nesting(figures: &mut Figures) -> Result<()> {
         Ok(0.0)
     })?;
     for (name, samples) in outcomes {
-        figures.add("nesting", name, 1, samples);
+        figures.add(&NESTING, name, 1, samples);
     }
     Ok(())
 }

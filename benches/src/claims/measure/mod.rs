@@ -1,15 +1,21 @@
 //! The measurements. Each returns what it saw; none of them judges.
 
-mod bed;
+mod atomics;
+pub mod bed;
 mod duplicates;
 mod inflation;
+mod mailbox;
+pub mod markers;
 mod members;
-mod patterns;
+pub mod patterns;
 mod races;
 mod resets;
 mod scan;
+mod sparse;
 mod storage;
+mod writers;
 
+use super::crossing;
 use super::figures::{Figures, REPETITIONS};
 use std::time::{Duration, Instant};
 
@@ -47,13 +53,14 @@ impl Effort {
 pub fn all(effort: Effort, mut tell: impl FnMut(&str)) -> Result<Figures> {
     let mut figures = Figures::default();
     type Step = fn(Effort, &mut Figures) -> Result<()>;
-    let steps: [(&str, Step); 10] = [
+    let steps: [(&str, Step); 11] = [
         ("inflation of byte marking", inflation::bytes),
         ("granularity", inflation::granularity),
         ("races of marks and harvests", races::matrix),
-        ("an OR by compare and swap", races::retries),
+        ("an OR by compare and swap", atomics::retries),
         ("scans and records", scan::crossing),
-        ("sparse guests", scan::sparse),
+        ("many writers", writers::writers),
+        ("sparse guests", sparse::sparse),
         ("duplicates", duplicates::duplicates),
         ("storage", storage::storage),
         ("resets", resets::resets),
@@ -63,6 +70,7 @@ pub fn all(effort: Effort, mut tell: impl FnMut(&str)) -> Result<Figures> {
         tell(name);
         step(effort, &mut figures)?;
     }
+    crossing::add(&mut figures);
     Ok(figures)
 }
 

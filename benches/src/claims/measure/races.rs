@@ -1,11 +1,12 @@
 //! Every way to set a mark against every way to take it, at the same time, on few bytes.
 
-use super::{Effort, Result, ensure, repeat};
+use super::{Effort, Result, repeat};
 use crate::claims::figures::Figures;
+use crate::claims::topics::{INJECTED, LOST, SPURIOUS};
 use crate::memory::Random;
 use std::hint::black_box;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -110,10 +111,10 @@ impl Field {
     }
 
     /// Writes a page and marks it, in this order or the other; `between` the two.
-    fn write(&self, page: usize, value: u64, set: Set, data_first: bool, between: impl FnOnce()) {
-        let mark = || set.mark(&self.marks[page / 8], 1 << (page % 8));
+    fn write(&self, page: usize, value: u64, pair: Pair, between: impl FnOnce()) {
+        let mark = || pair.set.mark(&self.marks[page / 8], 1 << (page % 8));
         let store = || self.data[page].store(value, Ordering::Release);
-        if data_first {
+        if pair.data_first {
             store();
             between();
             mark();
@@ -154,43 +155,53 @@ impl Copy {
     }
 }
 
-/// Pages lost and reported for nothing, of a million that were written: each once a trial, by one
-/// of the writers, while the driver takes marks all the time.
-fn race(
+/// A device and a driver that know nothing of each other.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
     set: Set,
     take: Take,
-    writers: usize,
     data_first: bool,
-    trials: u64,
-    seed: u64,
-) -> Result<[f64; 2]> {
+}
+
+/// Pages lost and reported for nothing, of a million that were written: each once a trial, by one
+/// of the writers, while the driver takes marks all the time.
+fn race(pair: Pair, writers: usize, time: Duration, seed: u64) -> Result<[f64; 2]> {
     let (field, mut copy) = (Field::new(), Copy::new());
     let mut order: Vec<usize> = (0..PAGES).collect();
     for (at, random) in (1..PAGES).zip(Random(seed)) {
         order.swap(at, usize::try_from(random % (at as u64 + 1))?);
     }
-    let (begin, done) = (Barrier::new(writers + 1), AtomicUsize::new(0));
-    let mut lost = 0_u64;
+    let (begin, done, end) = (
+        Barrier::new(writers + 1),
+        AtomicUsize::new(0),
+        AtomicBool::new(false),
+    );
+    let (mut lost, mut trial) = (0_u64, 0_u64);
     thread::scope(|scope| {
         for writer in 0..writers {
-            let (begin, done, order, field) = (&begin, &done, &order, &field);
+            let (begin, done, end, order, field) = (&begin, &done, &end, &order, &field);
             scope.spawn(move || {
-                for trial in 1..=trials {
+                for trial in 1.. {
                     begin.wait();
+                    if end.load(Ordering::Relaxed) {
+                        return;
+                    }
                     for &page in order.iter().skip(writer).step_by(writers) {
-                        field.write(page, trial, set, data_first, || ());
+                        field.write(page, trial, pair, || ());
                     }
                     done.fetch_add(1, Ordering::Release);
                 }
             });
         }
-        for trial in 1..=trials {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            trial += 1;
             begin.wait();
             while done.load(Ordering::Acquire) < writers {
-                copy.pass(&field, take);
+                copy.pass(&field, pair.take);
             }
             done.store(0, Ordering::Relaxed);
-            copy.pass(&field, take);
+            copy.pass(&field, pair.take);
             lost += copy.wrong(trial);
             // What was lost is not to be found by chance in the next trial.
             copy.pages.fill(trial);
@@ -199,132 +210,59 @@ fn race(
                 .iter()
                 .for_each(|byte| byte.store(0, Ordering::Relaxed));
         }
+        end.store(true, Ordering::Relaxed);
+        begin.wait();
     });
-    let written = (trials * PAGES as u64) as f64;
+    let written = (trial * PAGES as u64) as f64;
     Ok([lost, copy.spurious].map(|count| count as f64 / written * 1e6))
 }
 
 /// Lost and spurious pages for each pair of device and driver, and for the wrong order of mark and
 /// data.
 pub fn matrix(effort: Effort, figures: &mut Figures) -> Result<()> {
-    let trials = effort.pick(200, 5);
-    let mut run = |name: String, set, take, writers: u8, data_first| -> Result<()> {
-        let mut spurious = Vec::new();
-        let lost = repeat(|seed| {
-            let [lost, more] = race(set, take, writers.into(), data_first, trials, seed)?;
-            spurious.push(more);
-            Ok(lost)
-        })?;
-        figures.add("lost", name.clone(), writers, lost);
-        figures.add("spurious", name, writers, spurious);
-        Ok(())
+    let time = Duration::from_millis(effort.pick(70, 1));
+    let or = |data_first| Pair {
+        set: Set::Or,
+        take: Take::Swap,
+        data_first,
     };
-    for writers in [1, 2] {
+    for writers in [1_u8, 2, 16] {
+        let mut pairs = Vec::new();
         for (set, device) in SETS {
             for (take, driver) in TAKES {
-                run(format!("{device} / {driver}"), set, take, writers, true)?;
+                let pair = Pair {
+                    set,
+                    take,
+                    data_first: true,
+                };
+                pairs.push((format!("{device} / {driver}"), pair));
             }
         }
-        let name = "mark first: atomic OR / swap".to_owned();
-        run(name, Set::Or, Take::Swap, writers, false)?;
+        pairs.push(("mark first: atomic OR / swap".to_owned(), or(false)));
+        for (name, pair) in pairs {
+            let mut spurious = Vec::new();
+            let lost = repeat(|seed| {
+                let [lost, more] = race(pair, writers.into(), time, seed)?;
+                spurious.push(more);
+                Ok(lost)
+            })?;
+            figures.add(&LOST, name.clone(), writers, lost);
+            figures.add(&SPURIOUS, name, writers, spurious);
+        }
     }
     for (name, data_first) in [("mark first", false), ("data first", true)] {
-        let samples = repeat(|seed| Ok(injected(data_first, seed)))?;
-        figures.add("injected harvest", name, 1, samples);
+        let samples = repeat(|value| Ok(injected(or(data_first), value)))?;
+        figures.add(&INJECTED, name, 1, samples);
     }
     Ok(())
 }
 
 /// Share of pages lost if a harvest falls between the mark and the data of each.
-fn injected(data_first: bool, value: u64) -> f64 {
+fn injected(pair: Pair, value: u64) -> f64 {
     let (field, mut copy) = (Field::new(), Copy::new());
     for page in 0..PAGES {
-        field.write(page, value, Set::Or, data_first, || {
-            copy.pass(&field, Take::Swap);
-        });
+        field.write(page, value, pair, || copy.pass(&field, pair.take));
     }
-    copy.pass(&field, Take::Swap);
+    copy.pass(&field, pair.take);
     copy.wrong(value) as f64 / PAGES as f64
-}
-
-/// One thread's marks of a list of words, each by an OR that is made of compare and swap, or by
-/// one that is not; how often it had to try again.
-fn or_all(words: &[AtomicU64], list: &[(usize, u64)], cas: bool) -> u64 {
-    let mut again = 0;
-    for &(word, bit) in list {
-        let Some(word) = words.get(word) else {
-            continue;
-        };
-        if !cas {
-            word.fetch_or(bit, Ordering::Release);
-            continue;
-        }
-        let mut seen = word.load(Ordering::Relaxed);
-        while let Err(now) =
-            word.compare_exchange(seen, seen | bit, Ordering::Release, Ordering::Relaxed)
-        {
-            seen = now;
-            again += 1;
-        }
-    }
-    again
-}
-
-/// Retries of an OR that is made of compare and swap, and its time over that of a plain one.
-pub fn retries(effort: Effort, figures: &mut Figures) -> Result<()> {
-    const WORDS: usize = 1 << 12;
-    let marks = effort.pick(1 << 20, 1 << 12);
-    let words: Vec<AtomicU64> = (0..WORDS).map(|_| AtomicU64::new(0)).collect();
-    for (name, span) in [
-        ("anywhere in 1 GiB", WORDS),
-        ("64 words", 64),
-        ("one word", 1),
-    ] {
-        for writers in [1_u8, 2] {
-            let run = |cas: bool, seed: u64| -> Result<(Duration, u64)> {
-                words
-                    .iter()
-                    .for_each(|word| word.store(0, Ordering::Relaxed));
-                let lists: Vec<Vec<(usize, u64)>> = (0..u64::from(writers))
-                    .map(|writer| {
-                        Random(seed * 2 + writer)
-                            .take(marks)
-                            .map(|n| (usize::try_from(n >> 8).unwrap_or(0) % span, 1 << (n % 64)))
-                            .collect()
-                    })
-                    .collect();
-                let begin = Barrier::new(lists.len());
-                let work = |list: &Vec<(usize, u64)>| {
-                    begin.wait();
-                    let start = Instant::now();
-                    let again = or_all(&words, list, cas);
-                    (start.elapsed(), again)
-                };
-                thread::scope(|scope| {
-                    let work = &work;
-                    let running: Vec<_> = lists
-                        .iter()
-                        .map(|list| scope.spawn(move || work(list)))
-                        .collect();
-                    let mut all = (Duration::ZERO, 0);
-                    for thread in running {
-                        let (time, again) = thread.join().map_err(|_| "a writer panicked")?;
-                        all = (all.0.max(time), all.1 + again);
-                    }
-                    Ok(all)
-                })
-            };
-            let mut slower = Vec::new();
-            let again = repeat(|seed| {
-                let (plain, none) = run(false, seed)?;
-                let (cas, again) = run(true, seed)?;
-                ensure(none == 0, || "an OR was tried again".to_owned())?;
-                slower.push(cas.as_secs_f64() / plain.as_secs_f64());
-                Ok(again as f64 / (marks * usize::from(writers)) as f64)
-            })?;
-            figures.add("CAS retries", name, writers, again);
-            figures.add("CAS time", name, writers, slower);
-        }
-    }
-    Ok(())
 }

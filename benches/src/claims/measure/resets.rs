@@ -3,6 +3,7 @@
 use super::bed::{Commanded, memory};
 use super::{Effort, PAGE, Result, ensure, repeat};
 use crate::claims::figures::Figures;
+use crate::claims::topics::RESETS;
 use crate::memory::Random;
 use device::blk::{BlkDevice, BlkOptions};
 use device::function::{FunctionConfig, PciFunction};
@@ -42,8 +43,8 @@ enum How {
 /// A source that the guest's resets may have to wait for.
 type Shared<'a> = Mutex<&'a mut dyn DirtySource>;
 
-/// A hypervisor that sees the reset of its guest, and sets the tracker up anew before the guest
-/// goes on: what the bitmap holds is still there.
+/// A hypervisor that sees its guest set the device up after a reset, and sets up the tracker anew
+/// before the device is live: what the bitmap holds is still there.
 fn rearm(source: &Shared<'_>) -> Result<()> {
     let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
     let mut kept = DirtySet::new(RAM / PAGE);
@@ -76,6 +77,9 @@ fn guest(
         let setup = queue.setup(NO_VECTOR);
         let mut queue = BlkQueue::new(queue, area.clone());
         transport.setup_queue(0, &setup, None)?;
+        if let Some(source) = trap {
+            rearm(source)?;
+        }
         transport.driver_ok()?;
         for token in 0..DEPTH {
             let frame = draw(RAM / PAGE) * PAGE;
@@ -99,9 +103,6 @@ fn guest(
         match how {
             How::FunctionLevel => bus.reset()?,
             How::Status => transport.reset(PATIENCE)?,
-        }
-        if let Some(source) = trap {
-            rearm(source)?;
         }
         lives.fetch_add(1, Ordering::Release);
     }
@@ -209,14 +210,17 @@ fn lost(who: Who, how: How, lives_wanted: u64, seed: u64) -> Result<f64> {
 /// Pages lost by a reset and a function level reset in the middle of a round.
 pub fn resets(effort: Effort, figures: &mut Figures) -> Result<()> {
     let lives = effort.pick(60, 10);
-    for (how, x) in [(How::Status, 1), (How::FunctionLevel, 2)] {
+    for (how, reset) in [
+        (How::Status, "reset"),
+        (How::FunctionLevel, "function level reset"),
+    ] {
         for (who, name) in [
             (Who::Tracker, "tracker"),
-            (Who::TrackerTrapped, "tracker, resets trapped"),
+            (Who::TrackerTrapped, "tracker set up anew by a hypervisor"),
             (Who::Owner, "owner's records"),
         ] {
             let samples = repeat(|seed| lost(who, how, lives, seed))?;
-            figures.add("lost by resets", name, x, samples);
+            figures.add(&RESETS, format!("{name}, {reset}"), 1, samples);
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ use super::bed::{Recorded, mark};
 use super::patterns::Pattern;
 use super::{Effort, GIB, PAGE, Result, repeat};
 use crate::claims::figures::Figures;
+use crate::claims::topics::{DROPPED, OVERFLOW, SENT, SILENT, STATE};
 use spec::tracker::TrackerRegs;
 use std::fs;
 
@@ -22,37 +23,41 @@ pub fn storage(effort: Effort, figures: &mut Figures) -> Result<()> {
     let all = 0..GIB;
     for capacity in [16_u32, 256, 4096, 65_536] {
         for writes in [10_u32, 100, 1_000, 10_000, 100_000] {
-            let mut resent = Vec::new();
+            let [mut sent, mut dropped, mut silent] = [const { Vec::new() }; 3];
             let overflows = repeat(|seed| {
                 let recorded = Recorded::new(std::slice::from_ref(&all), capacity)?;
-                let (mut lost, mut more) = (0, 0.0);
+                let (mut lost, mut pages, mut missing, mut unsaid) = (0, 0.0, 0, 0);
                 for period in 0..PERIODS {
                     let seed = seed * 1000 + u64::from(period);
                     let list = Pattern::Random.pages(power, usize::try_from(writes)?, seed)?;
                     mark(&recorded.dma, &list);
-                    if recorded.drain(|_| ()) {
+                    let mut found = 0;
+                    let overflow = recorded.drain(|_| found += 1);
+                    missing += writes - found;
+                    if overflow {
                         lost += 1;
                         // A driver takes all of the memory for dirty.
-                        more += (GIB / PAGE) as f64;
+                        pages += (GIB / PAGE) as f64;
                     } else {
-                        more += f64::from(writes);
+                        pages += f64::from(found);
+                        unsaid += writes - found;
                     }
                 }
-                resent.push(more / f64::from(PERIODS) / f64::from(writes));
+                let written = f64::from(PERIODS) * f64::from(writes);
+                sent.push(pages / written);
+                dropped.push(f64::from(missing) / written);
+                silent.push(f64::from(unsaid));
                 Ok(f64::from(lost) / f64::from(PERIODS))
             })?;
-            figures.add(
-                "overflow rate",
-                format!("{capacity} records"),
-                writes,
-                overflows,
-            );
-            figures.add(
-                "sent per written",
-                format!("{capacity} records"),
-                writes,
-                resent,
-            );
+            let name = format!("{capacity} records");
+            for (topic, samples) in [
+                (OVERFLOW, overflows),
+                (DROPPED, dropped),
+                (SILENT, silent),
+                (SENT, sent),
+            ] {
+                figures.add(&topic, name.clone(), writes, samples);
+            }
         }
     }
     let registers = size_of::<TrackerRegs>() as f64;
@@ -76,13 +81,8 @@ pub fn storage(effort: Effort, figures: &mut Figures) -> Result<()> {
             }
             Ok((resident()? - before) / many as f64)
         })?;
-        figures.add("state bytes", "records, as built", ranges, bytes);
-        figures.add(
-            "state bytes",
-            "tracker registers",
-            ranges,
-            vec![registers; 5],
-        );
+        figures.add(&STATE, "records, as built", ranges, bytes);
+        figures.add(&STATE, "tracker registers", ranges, vec![registers; 5]);
     }
     Ok(())
 }
