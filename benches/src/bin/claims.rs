@@ -1,5 +1,5 @@
 //! `cargo run --release -p benches --bin claims [-- --quick] [--html FILE] [--json FILE]`: measures
-//! the claims of 2023, and writes a report and its figures, into `target/figures` unless told
+//! the claims of 2023, and writes a report and its figures, into `target/figures` of the working directory unless told
 //! otherwise. `--from FILE` measures nothing, and writes the report of an earlier run's JSON file.
 
 use benches::claims::{Effort, Machine, Result, Run, measure, page};
@@ -17,7 +17,7 @@ struct Options {
 
 impl Options {
     fn parse() -> Result<Self> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/figures");
+        let folder = Path::new("target/figures");
         let mut options = Self {
             quick: false,
             html: folder.join("claims.html"),

@@ -160,7 +160,7 @@ fn grounds(figures: &Figures, judgement: &Judgement) -> Markup {
 /// Where the favourite of each contest does not win, and everything else beside it.
 fn rivals(contests: &[Contest]) -> Markup {
     let name = |side: Option<Side>| match side {
-        Some(Side::Bitmap) => "bitmap",
+        Some(Side::Bitmap) => "bitmaps",
         Some(Side::Records) => "records",
         None => "nobody",
     };
@@ -177,7 +177,7 @@ fn rivals(contests: &[Contest]) -> Markup {
              who surely wins (in every repetition) more of a table's cells; a cell is marked where the other side surely \
              wins, and fainter where the repetitions differ." }
         @for contest in contests.iter().filter(|contest| !contest.rows.is_empty()) {
-            h3 { (contest.topic) ": the favourite is " (name(contest.favourite)) }
+            h3 { (contest.topic) ": " (name(contest.favourite)) " mostly win" }
             (ratios(contest))
             @if let Some(favourite) = contest.favourite {
                 @let other = if favourite == Side::Bitmap { Side::Records } else { Side::Bitmap };
@@ -185,9 +185,9 @@ fn rivals(contests: &[Contest]) -> Markup {
                     @for row in &contest.rows {
                         @let (lost, open) = (places(row, Some(other)), places(row, None));
                         @if !lost.is_empty() || !open.is_empty() {
-                            li { (row.records) " against " (row.bitmap) ": "
-                                @if !lost.is_empty() { (name(contest.favourite)) " loses at " (lost) "; " }
-                                @if !open.is_empty() { "open at " (open) } }
+                            li { (row.records) " against " (row.bitmap)
+                                @if !lost.is_empty() { "; " (name(Some(other))) " win at " (lost) }
+                                @if !open.is_empty() { "; open at " (open) } }
                         }
                     }
                 }

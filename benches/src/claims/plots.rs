@@ -1,7 +1,6 @@
 //! Plots as SVG that stands by itself.
 
 use super::figures::{Figure, Figures, guest};
-use super::page::number;
 use super::topics::Topic;
 use maud::{Markup, html};
 
@@ -99,8 +98,13 @@ impl Axis {
 /// A round number, as short as it goes.
 pub fn tick(value: f64) -> String {
     for (unit, name) in [(1e9, "G"), (1e6, "M"), (1e3, "k")] {
-        if value.abs() >= unit * 0.999 {
-            return format!("{}{name}", number(value / unit));
+        let value = value / unit;
+        if value.abs() >= 0.999 && (value * 1e3).round() % 10.0 == 0.0 {
+            return format!("{value:.3}")
+                .trim_end_matches('0')
+                .trim_end_matches('.')
+                .to_owned()
+                + name;
         }
     }
     // What many additions of a step have left over.

@@ -68,7 +68,7 @@ pub const CROSSING: Topic = log(
     "dirty pages from which the bitmap is quicker",
 );
 /// A round in which nothing was written.
-pub const IDLE: Topic = linear("nothing written", "", "µs to collect");
+pub const IDLE: Topic = log("nothing written", "guest, GiB", "µs to collect");
 /// Bytes of a bitmap with a hole in its guest.
 pub const SPARSE_BYTES: Topic = log("sparse bytes", "gap, GiB", "resident bytes");
 /// Time to know the dirty pages of such a guest.
@@ -105,7 +105,7 @@ pub const DROPPED: Topic = log_x(
     "share of written pages",
 );
 /// Pages dropped without an overflow being said.
-pub const SILENT: Topic = log_x("dropped in silence", "writes between two reads", "pages");
+pub const SILENT: Topic = linear("dropped in silence", "", "pages");
 /// Pages that are sent for each written one.
 pub const SENT: Topic = log(
     "sent",

@@ -50,9 +50,21 @@ fn races(court: &mut Court<'_>) -> Verdict {
     together(&[any(&plain), any(&atomic)])
 }
 
-/// Whether an OR by compare-and-swap has to be tried again often, by how close writers come.
+/// Whether an OR by compare-and-swap has to be tried again often, by how close
+/// writers come; with any number of them.
 fn compare_and_swap(court: &mut Court<'_>) -> Verdict {
-    let answers = court.ask_all(&RETRIES, |retries| retries >= OFTEN);
+    let figures = court.figures;
+    let answers: Vec<Answer> = figures
+        .series(&RETRIES)
+        .into_iter()
+        .map(|series| {
+            let line = figures.line(&RETRIES, series);
+            let often = line
+                .into_iter()
+                .map(|figure| court.keep(figure, figure.ask(|retries| retries >= OFTEN)));
+            any(&often.collect::<Vec<_>>())
+        })
+        .collect();
     together(&answers)
 }
 

@@ -7,8 +7,9 @@ use crate::claims::figures::Figures;
 use crate::claims::topics::{GRANULARITY, INFLATION, MARK};
 use device::tracker::Marking;
 use driver::dirty::DirtySet;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Reported over written pages, by density and locality; and what a mark costs.
+/// Reported over written pages, by density and locality.
 pub fn bytes(effort: Effort, figures: &mut Figures) -> Result<()> {
     let power = effort.pick(20, 14);
     let end = PAGE << power;
@@ -39,17 +40,50 @@ pub fn bytes(effort: Effort, figures: &mut Figures) -> Result<()> {
         let x = f64::from(u32::try_from(per_mille)?) / 1000.0;
         figures.add(&INFLATION, "random, calculated", x, vec![expected]);
     }
+    Ok(())
+}
+
+/// What a mark costs: the tracker's, and the bare store and atomic OR that it is made of.
+pub fn marks(effort: Effort, figures: &mut Figures) -> Result<()> {
+    let power = effort.pick(20, 14);
     let count = effort.pick(1 << 18, 1 << 10);
-    for (name, marking) in [("bit", Marking::Bit), ("byte", Marking::Byte)] {
-        let samples = repeat(|seed| {
-            let tracked = Tracked::new(end, 0, marking)?;
-            let list = Pattern::Random.pages(power, count, seed)?;
+    let bytes: Vec<AtomicU8> = (0..1 << (power - 3)).map(|_| AtomicU8::new(0)).collect();
+    let place = |page: u64| (usize::try_from(page / 8).unwrap_or(0), 1 << (page % 8));
+    let mut samples = [const { Vec::new() }; 4];
+    repeat(|seed| {
+        let list = Pattern::Random.pages(power, count, seed)?;
+        let bits = Tracked::new(PAGE << power, 0, Marking::Bit)?;
+        let whole = Tracked::new(PAGE << power, 0, Marking::Byte)?;
+        let ways: [&dyn Fn(); 4] = [
+            &|| mark(&bits.dma, &list),
+            &|| mark(&whole.dma, &list),
+            &|| {
+                for (byte, bit) in list.iter().copied().map(place) {
+                    bytes[byte].fetch_or(bit, Ordering::Release);
+                }
+            },
+            &|| {
+                for (byte, _) in list.iter().copied().map(place) {
+                    bytes[byte].store(0xff, Ordering::Release);
+                }
+            },
+        ];
+        for (way, samples) in ways.into_iter().zip(&mut samples) {
             let (time, ()) = timed(|| {
-                mark(&tracked.dma, &list);
+                way();
                 Ok(())
             })?;
-            Ok(micros(time) * 1e3 / count as f64)
-        })?;
+            samples.push(micros(time) * 1e3 / count as f64);
+        }
+        Ok(0.0)
+    })?;
+    let names = [
+        "bit, tracker",
+        "byte, tracker",
+        "bit, atomic OR alone",
+        "byte, store alone",
+    ];
+    for (name, samples) in names.into_iter().zip(samples) {
         figures.add(&MARK, name, 1, samples);
     }
     Ok(())

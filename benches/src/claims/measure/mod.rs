@@ -7,6 +7,7 @@ mod inflation;
 mod mailbox;
 pub mod markers;
 mod members;
+mod nesting;
 pub mod patterns;
 mod races;
 mod resets;
@@ -53,8 +54,9 @@ impl Effort {
 pub fn all(effort: Effort, mut tell: impl FnMut(&str)) -> Result<Figures> {
     let mut figures = Figures::default();
     type Step = fn(Effort, &mut Figures) -> Result<()>;
-    let steps: [(&str, Step); 11] = [
+    let steps: [(&str, Step); 13] = [
         ("inflation of byte marking", inflation::bytes),
+        ("the price of a mark", inflation::marks),
         ("granularity", inflation::granularity),
         ("races of marks and harvests", races::matrix),
         ("an OR by compare and swap", atomics::retries),
@@ -64,7 +66,8 @@ pub fn all(effort: Effort, mut tell: impl FnMut(&str)) -> Result<Figures> {
         ("duplicates", duplicates::duplicates),
         ("storage", storage::storage),
         ("resets", resets::resets),
-        ("members and nesting", members::members),
+        ("members of one owner", members::members),
+        ("nesting", nesting::nesting),
     ];
     for (name, step) in steps {
         tell(name);

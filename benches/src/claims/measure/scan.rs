@@ -1,8 +1,8 @@
 //! What a round costs: a bitmap is scanned; records are fetched by commands of the administration
-//! queue, from a device that has to be woken, and from one that spins.
+//! queue, whose worker has to be woken, and from a device that spins.
 
 use super::bed::{Commanded, Recorded, Tracked, mark};
-use super::mailbox::{Mailbox, Wait};
+use super::mailbox::Mailbox;
 use super::patterns::Pattern;
 use super::{Effort, GIB, PAGE, Result, ensure, timed};
 use crate::claims::figures::{Figures, REPETITIONS};
@@ -55,14 +55,13 @@ fn read_all(queue: &mut AdminQueue, end: u64, into: &mut DirtySet) -> Result<()>
 enum Way {
     Bitmap,
     Commands,
-    Mailbox(Wait),
+    Spinning,
 }
 
-const WAYS: [(Way, &str); 4] = [
+const WAYS: [(Way, &str); 3] = [
     (Way::Bitmap, "bitmap"),
-    (Way::Commands, "records, admin queue in process"),
-    (Way::Mailbox(Wait::Woken), "records, device woken"),
-    (Way::Mailbox(Wait::Spinning), "records, device spinning"),
+    (Way::Commands, "records, by command"),
+    (Way::Spinning, "records, device spinning"),
 ];
 
 /// All of them, for one size of guest.
@@ -118,8 +117,8 @@ impl Guest {
                 let queue = self.commanded.queues.first_mut().ok_or("no queue")?;
                 [marked, timed(|| read_all(queue, self.end, found))?.0]
             }
-            Way::Mailbox(wait) => thread::scope(|scope| {
-                let (mailbox, device) = Mailbox::open(scope, &self.recorded, BATCH, wait);
+            Way::Spinning => thread::scope(|scope| {
+                let (mailbox, device) = Mailbox::open(scope, &self.recorded, BATCH);
                 // The device is there before any time runs.
                 mailbox.read_all(&mut self.buffer, found)?;
                 let marked = marked(&self.recorded.dma)?;
@@ -191,7 +190,7 @@ pub fn crossing(effort: Effort, figures: &mut Figures) -> Result<()> {
             dirty *= 10;
         }
         for ((_, name), [idle, _]) in WAYS.iter().zip(guest.measure(0)?) {
-            figures.add(&IDLE, format!("{name}, {gib} GiB"), 1, idle);
+            figures.add(&IDLE, *name, gib, idle);
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use super::bed::{Recorded, mark};
 use super::patterns::Pattern;
 use super::{Effort, GIB, PAGE, Result, repeat};
-use crate::claims::figures::Figures;
+use crate::claims::figures::{Figures, REPETITIONS};
 use crate::claims::topics::{DROPPED, OVERFLOW, SENT, SILENT, STATE};
 use spec::tracker::TrackerRegs;
 use std::fs;
@@ -22,8 +22,10 @@ pub fn storage(effort: Effort, figures: &mut Figures) -> Result<()> {
     let power = (GIB / PAGE).trailing_zeros();
     let all = 0..GIB;
     for capacity in [16_u32, 256, 4096, 65_536] {
+        let mut silent = vec![0.0; REPETITIONS];
         for writes in [10_u32, 100, 1_000, 10_000, 100_000] {
-            let [mut sent, mut dropped, mut silent] = [const { Vec::new() }; 3];
+            let [mut sent, mut dropped] = [const { Vec::new() }; 2];
+            let mut unsaid_by = silent.iter_mut();
             let overflows = repeat(|seed| {
                 let recorded = Recorded::new(std::slice::from_ref(&all), capacity)?;
                 let (mut lost, mut pages, mut missing, mut unsaid) = (0, 0.0, 0, 0);
@@ -46,19 +48,17 @@ pub fn storage(effort: Effort, figures: &mut Figures) -> Result<()> {
                 let written = f64::from(PERIODS) * f64::from(writes);
                 sent.push(pages / written);
                 dropped.push(f64::from(missing) / written);
-                silent.push(f64::from(unsaid));
+                if let Some(silent) = unsaid_by.next() {
+                    *silent += f64::from(unsaid);
+                }
                 Ok(f64::from(lost) / f64::from(PERIODS))
             })?;
             let name = format!("{capacity} records");
-            for (topic, samples) in [
-                (OVERFLOW, overflows),
-                (DROPPED, dropped),
-                (SILENT, silent),
-                (SENT, sent),
-            ] {
+            for (topic, samples) in [(OVERFLOW, overflows), (DROPPED, dropped), (SENT, sent)] {
                 figures.add(&topic, name.clone(), writes, samples);
             }
         }
+        figures.add(&SILENT, format!("{capacity} records"), 1, silent);
     }
     let registers = size_of::<TrackerRegs>() as f64;
     let gib: u32 = effort.pick(64, 1);
