@@ -9,6 +9,7 @@ pub mod limit;
 pub mod line;
 pub mod memory;
 pub mod rounds;
+pub mod vhost_log;
 
 pub use line::{Bound, Line, Mode, finish, wanted};
 pub use rounds::{Ratio, interleave, interleave_until, settle};

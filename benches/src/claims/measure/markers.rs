@@ -2,14 +2,17 @@
 
 use super::bed::{Recorded, Tracked, mark};
 use super::{PAGE, Result, ensure};
+use crate::vhost_log::VhostLog;
 use device::tracker::Marking;
 use driver::dirty::DirtySet;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 
-/// The version of vm-memory in the lock file, beside its every figure.
+/// With the version of vm-memory that the workspace's manifest has.
 pub const ATOMIC_BITMAP: &str = "vm-memory 0.18 AtomicBitmap";
+/// And that of vhost-user-backend.
+pub const VHOST_LOG: &str = "vhost-user-backend 0.24 log";
 
 /// One of them, for memory up to a certain address.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub enum Marker {
     Records(Recorded),
     /// vm-memory's.
     AtomicBitmap(AtomicBitmap),
+    /// vhost-user-backend's.
+    VhostLog(VhostLog),
     /// One atomic OR on a word: as little as any of them can do.
     PlainOr(Vec<AtomicU64>),
 }
@@ -40,6 +45,7 @@ impl Marker {
                 ATOMIC_BITMAP,
                 Self::AtomicBitmap(AtomicBitmap::new(usize::try_from(end)?, page)),
             ),
+            (VHOST_LOG, Self::VhostLog(VhostLog::new(end)?)),
             (
                 "plain atomic OR",
                 Self::PlainOr((0..words).map(|_| AtomicU64::new(0)).collect()),
@@ -58,6 +64,11 @@ impl Marker {
                     bitmap.mark_dirty(at(page * PAGE), at(PAGE));
                 }
             }
+            Self::VhostLog(log) => {
+                for page in pages {
+                    log.mark(at(page * PAGE), at(PAGE));
+                }
+            }
             Self::PlainOr(words) => {
                 for page in pages {
                     words[at(page / 64)].fetch_or(1 << (page % 64), Ordering::Relaxed);
@@ -67,7 +78,7 @@ impl Marker {
     }
 
     /// Takes all marks away; how many there were.
-    pub fn take(&self, into: &mut DirtySet) -> Result<u64> {
+    pub fn take(&mut self, into: &mut DirtySet) -> Result<u64> {
         into.clear();
         match self {
             Self::Bitmap(tracked) => tracked.harvest(into)?,
@@ -80,6 +91,7 @@ impl Marker {
                     into.or_word(index as u64, word);
                 }
             }
+            Self::VhostLog(log) => log.take(into)?,
             Self::PlainOr(words) => {
                 for (index, word) in words.iter().enumerate() {
                     into.or_word(index as u64, word.swap(0, Ordering::Relaxed));

@@ -40,7 +40,7 @@ pub fn writers(effort: Effort, figures: &mut Figures) -> Result<()> {
     let end = effort.pick(64, 1) * GIB;
     let power = (end / PAGE).trailing_zeros();
     let count = effort.pick(1 << 18, 1 << 10);
-    let markers = Marker::all(end)?;
+    let mut markers = Marker::all(end)?;
     let mut found = DirtySet::new(end / PAGE);
     for writers in [1_u8, 2, 4, 8, 16] {
         let mut samples = vec![Vec::new(); markers.len()];
@@ -49,7 +49,7 @@ pub fn writers(effort: Effort, figures: &mut Figures) -> Result<()> {
             let lists: Vec<&[u64]> = pages.chunks(count / usize::from(writers)).collect();
             for turn in 0..markers.len() {
                 let nth = (turn + repetition) % markers.len();
-                let (name, marker) = &markers[nth];
+                let (name, marker) = &mut markers[nth];
                 let time = marking(marker, &lists)?;
                 let taken = marker.take(&mut found)?;
                 ensure(taken == count as u64, || {
