@@ -139,5 +139,6 @@ impl Figures {
 /// The size of guest that a series was measured with, if its name ends with one.
 pub fn guest(series: &str) -> Option<&str> {
     let end = series.rsplit(", ").next()?;
-    end.ends_with(" GiB").then_some(end)
+    let gib = end.strip_suffix(" GiB")?;
+    gib.parse::<u32>().is_ok().then_some(end)
 }

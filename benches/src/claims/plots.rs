@@ -89,10 +89,28 @@ impl Axis {
                 .take_while(|tick| *tick <= self.high + step / 2.0)
                 .collect()
         };
-        // No more than have room for their labels.
-        let every = ticks.len().div_ceil(9).max(1);
-        ticks.into_iter().step_by(every).collect()
+        thinned(ticks)
     }
+
+    /// From the first to the last of some places, with a tick at each.
+    fn through(places: &[f64], log: bool, from: f64, to: f64) -> Self {
+        match (places.first(), places.last()) {
+            (Some(&low), Some(&high)) if low < high && (!log || low > 0.0) => Self {
+                low,
+                high,
+                log,
+                from,
+                to,
+            },
+            _ => Self::new(places.iter().copied(), log, from, to),
+        }
+    }
+}
+
+/// No more ticks than have room for their labels.
+fn thinned(ticks: Vec<f64>) -> Vec<f64> {
+    let every = ticks.len().div_ceil(10).max(1);
+    ticks.into_iter().step_by(every).collect()
 }
 
 /// A round number, as short as it goes.
@@ -126,7 +144,10 @@ pub fn draw(topic: &Topic, figures: &Figures, of_guest: Option<&str>) -> Markup 
     let all = || lines.iter().flatten();
     let plane = PLANE.max(series.iter().fold(0.0, |height, _| height + ROW) - BOTTOM);
     let (right, bottom) = (WIDTH - RIGHT, TOP + plane);
-    let x = Axis::new(all().map(|figure| figure.x), topic.log_x, LEFT, right);
+    let mut places: Vec<f64> = all().map(|figure| figure.x).collect();
+    places.sort_by(f64::total_cmp);
+    places.dedup();
+    let x = Axis::through(&places, topic.log_x, LEFT, right);
     let ends = all().flat_map(|figure| figure.spread());
     let y = Axis::new(ends, topic.log_y, bottom, TOP);
     let height = bottom + BOTTOM;
@@ -140,7 +161,7 @@ pub fn draw(topic: &Topic, figures: &Figures, of_guest: Option<&str>) -> Markup 
             figcaption { (caption) }
             svg xmlns="http://www.w3.org/2000/svg" viewBox=(format!("0 0 {WIDTH} {height}"))
                 role="img" aria-label=(format!("{caption}: {} by {}", topic.y, topic.x)) {
-                @for tick_at in x.ticks() {
+                @for tick_at in thinned(places) {
                     line x1=(place(x.at(tick_at))) x2=(place(x.at(tick_at))) y1=(TOP) y2=(bottom) class="grid" {}
                     text x=(place(x.at(tick_at))) y=(bottom + 15.0) text-anchor="middle" { (tick(tick_at)) }
                 }

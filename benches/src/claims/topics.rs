@@ -50,9 +50,17 @@ pub const MARK: Topic = linear("mark", "", "ns a mark");
 /// What a mark costs with many writers.
 pub const WRITERS: Topic = log("writers", "writers", "ns a mark, wall time");
 /// Pages that nobody reported.
-pub const LOST: Topic = log_x("lost", "writers", "lost pages of a million");
+pub const LOST: Topic = log(
+    "lost",
+    "writers",
+    "lost pages of a million, none on the axis",
+);
 /// Pages reported though nothing was new.
-pub const SPURIOUS: Topic = log_x("spurious", "writers", "spurious pages of a million");
+pub const SPURIOUS: Topic = log(
+    "spurious",
+    "writers",
+    "spurious pages of a million, none on the axis",
+);
 /// How often a compare-and-swap has to be tried again.
 pub const RETRIES: Topic = log_x("retries", "writers", "retries a mark");
 /// Time of an OR by compare-and-swap over that of a plain one.

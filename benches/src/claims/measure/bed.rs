@@ -75,7 +75,6 @@ impl Tracked {
             bitmap_addr: BITMAP_IOVA,
             bitmap_length: length,
             marking,
-            ..TrackerConfig::default()
         });
         let width = match marking {
             Marking::Byte => HarvestWidth::Byte,
