@@ -25,7 +25,8 @@ const CAPACITY: u32 = 1 << 24;
 /// question. Only short rounds are repeated.
 const TRIES: usize = 3;
 const SHORT: u32 = 100_000;
-/// After so long nothing is tried again: a machine that is busy is not to make the report late.
+/// After so long nothing is tried again and the largest rounds are left out: a machine that is busy
+/// is not to make the report late.
 const PATIENCE: Duration = Duration::from_secs(100);
 
 /// Fetches all records of memory up to `end` by commands.
@@ -183,6 +184,9 @@ pub fn crossing(effort: Effort, figures: &mut Figures) -> Result<()> {
         let mut guest = Guest::new(u64::from(gib) * GIB, effort, begin)?;
         let mut dirty: u32 = 10;
         while dirty <= most && u64::from(dirty) <= guest.end / PAGE / 2 {
+            if dirty > SHORT && begin.elapsed() > 2 * PATIENCE {
+                break;
+            }
             let samples = guest.measure(dirty)?;
             for ((_, name), [collect, both]) in WAYS.iter().zip(samples) {
                 let name = format!("{name}, {gib} GiB");
