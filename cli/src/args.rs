@@ -22,6 +22,8 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Receives a guest from `tidemark migrate` and runs it on.
     Receive(ReceiveArgs),
+    /// Judges a device, clause by clause.
+    Conform(crate::conform::ConformArgs),
     /// Serves an emulated device to a VMM.
     Device(crate::device::DeviceArgs),
     /// Says what a device is: its features, structures, queues and tracker.

@@ -1,8 +1,11 @@
 //! What is judged, and how a case gets a fresh one.
 
 mod emulated;
+mod remote;
+mod vhost_user;
 
 pub use emulated::{Emulated, Medium, Seams};
+pub use remote::{Address, Remote};
 
 use crate::cases::Reach;
 use crate::harness::{Absent, LIMIT, Stop};
