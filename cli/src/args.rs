@@ -25,6 +25,8 @@ pub enum Command {
     /// Looks into a saved guest, or any Xen migration stream of version 2.
     #[command(subcommand)]
     Stream(StreamCommand),
+    /// Judges a device, clause by clause.
+    Conform(crate::conform::ConformArgs),
     /// Serves an emulated device to a VMM.
     Device(crate::device::DeviceArgs),
     /// Says what a device is: its features, structures, queues and tracker.

@@ -1,6 +1,7 @@
 //! Which features may be offered.
 
 use super::{Case, plain, special};
+use crate::clause;
 use crate::constants::{feature, reg};
 use crate::harness::{Bench, Judged, Stop, arose, demand};
 use crate::target::Variant;
@@ -16,10 +17,12 @@ pub(super) const CASES: &[Case] = &[
         Variant::NoSuspend,
         suspend_not_offered,
     ),
-    plain("driver_features_read_back", &["PC-3"], read_back),
-    plain("nothing_beyond_bit_63", &["PC-3"], beyond_63),
+    plain("driver_features_read_back", &[WRITTEN], read_back),
+    plain("nothing_beyond_bit_63", &[WINDOW], beyond_63),
 ];
 
+const WINDOW: &str = clause!(common "D3");
+const WRITTEN: &str = clause!(common "D4");
 const VERSION: &str = "reserved-feature-bits/D1";
 const RESERVED: &str = "feature-bits/D3";
 const SR_IOV: &str = "reserved-feature-bits/D9";
@@ -96,7 +99,7 @@ fn read_back(bench: &Bench) -> Judged {
         bench.accept(features)?;
         let shown = bench.accepted()?;
         demand(
-            "PC-3",
+            WRITTEN,
             shown & offered == features & offered,
             "the valid bits that were written",
             || format!("{shown:#x} after {features:#x} was written"),
@@ -112,7 +115,7 @@ fn beyond_63(bench: &Bench) -> Judged {
     let nothing = |select: u64| -> Result<(), Stop> {
         bench.put(reg::DEVICE_FEATURE_SELECT, select)?;
         let window = bench.get(reg::DEVICE_FEATURE)?;
-        demand("PC-3", window == 0, "0 beyond bit 63", || {
+        demand(WINDOW, window == 0, "0 beyond bit 63", || {
             format!("device_feature {window:#x} with select {select:#x}")
         })
     };
@@ -121,7 +124,7 @@ fn beyond_63(bench: &Bench) -> Judged {
     }
     let again = bench.offered()?;
     demand(
-        "PC-3",
+        WINDOW,
         again == offered,
         "the same features as before",
         || format!("{again:#x}, before {offered:#x}"),

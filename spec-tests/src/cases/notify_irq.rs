@@ -1,13 +1,19 @@
 //! Interrupts, ISR status, notification suppression; what of a split ring is the device's to write.
 
 use super::{Case, plain};
+use crate::clause;
 use crate::constants::{ISR_CONFIG, ISR_QUEUE, pci, ring};
 use crate::harness::{Bench, Judged, QUIET, Stop, arose, demand};
 use driver::bus::Interrupt;
 use std::sync::Arc;
 use std::time::Duration;
 
-const ISR_CLEARS: &str = "virtio-over-pci-bus-pci-device-layout-isr-status-capability/D5";
+const ISR_CONFIG_BIT: &str = clause!(isr "D2");
+const ISR_QUEUE_BIT: &str = clause!(isr "D3");
+const INTX: &str = clause!(isr "D4");
+const ISR_CLEARS: &str = clause!(isr "D5");
+const UNMAPPED_QUEUE: &str = clause!(used_interrupt "D1");
+const UNMAPPED_CONFIG: &str = clause!(config_interrupt "D1");
 const SUPPRESSED: &str = "virtqueues-used-buffer-notification-suppression/D2";
 const WANTED: &str = "virtqueues-used-buffer-notification-suppression/D3";
 const SPURIOUS: &str = "virtqueues-available-buffer-notification-suppression/D5";
@@ -17,30 +23,31 @@ const TABLE: &str = "virtqueues-the-virtqueue-descriptor-table/D2";
 const WRITTEN: &str = "virtqueues-the-virtqueue-used-ring/D2";
 
 pub(super) const CASES: &[Case] = &[
-    plain("queue_bit_with_msix_off", &["PC-13"], isr_queue),
-    plain("interrupt_status_follows_isr", &["PC-13"], intx_status),
-    plain("configuration_bit", &["PC-13"], isr_config),
+    plain("queue_bit_with_msix_off", &[ISR_QUEUE_BIT], isr_queue),
+    plain("interrupt_status_follows_isr", &[INTX], intx_status),
+    plain("configuration_bit", &[ISR_CONFIG_BIT], isr_config),
     plain("isr_is_cleared_by_a_read", &[ISR_CLEARS], isr_clears),
     plain(
         "no_interrupt_for_an_unmapped_queue",
-        &["PC-15"],
+        &[UNMAPPED_QUEUE],
         unmapped_queue,
     ),
     plain(
         "no_interrupt_for_unmapped_configuration",
-        &["PC-15"],
+        &[UNMAPPED_CONFIG],
         unmapped_config,
     ),
-    plain("no_interrupt_is_wanted", &[SUPPRESSED], suppressed),
-    plain("an_interrupt_is_wanted", &[WANTED], wanted),
+    plain("no_interrupt_is_wanted", &[SUPPRESSED], suppressed).rings(),
+    plain("an_interrupt_is_wanted", &[WANTED], wanted).rings(),
     plain("spurious_notifications", &[SPURIOUS], spurious),
-    plain("used_flags_are_0_or_1", &[FLAGS], flags),
+    plain("used_flags_are_0_or_1", &[FLAGS], flags).rings(),
     plain(
         "readable_buffers_and_descriptors_stay",
         &[READ_ONLY, TABLE],
         untouched,
-    ),
-    plain("used_length_was_written", &[WRITTEN], length_was_written),
+    )
+    .rings(),
+    plain("used_length_was_written", &[WRITTEN], length_was_written).rings(),
 ];
 
 fn isr_queue(bench: &Bench) -> Judged {
@@ -54,7 +61,7 @@ fn isr_queue(bench: &Bench) -> Judged {
         Ok(isr & ISR_QUEUE != 0)
     })?;
     demand(
-        "PC-13",
+        ISR_QUEUE_BIT,
         isr & ISR_QUEUE != 0,
         "the queue's bit in ISR status",
         || format!("{isr:#x}"),
@@ -74,7 +81,7 @@ fn intx_status(bench: &Bench) -> Judged {
     bench.exchange(&mut live, data)?;
     let set = bench.wait(bench.limit, pending)?;
     demand(
-        "PC-13",
+        INTX,
         set,
         "interrupt status set while ISR status is not 0",
         || "bit 3 of the PCI status stays clear".to_owned(),
@@ -83,7 +90,7 @@ fn intx_status(bench: &Bench) -> Judged {
     arose(isr != 0, || "ISR status reads 0".to_owned())?;
     let still: Result<bool, Stop> = pending();
     demand(
-        "PC-13",
+        INTX,
         !still?,
         "interrupt status clear once ISR status is 0",
         || "bit 3 of the PCI status stays set".to_owned(),
@@ -101,7 +108,7 @@ fn isr_config(bench: &Bench) -> Judged {
         Ok(isr & ISR_CONFIG != 0)
     })?;
     demand(
-        "PC-13",
+        ISR_CONFIG_BIT,
         isr & ISR_CONFIG != 0,
         "the configuration's bit",
         || format!("{isr:#x}"),
@@ -162,7 +169,7 @@ fn unmapped_queue(bench: &Bench) -> Judged {
     bench.exchange(&mut live, data)?;
     let fired = any_fires(&vectors);
     demand(
-        "PC-15",
+        UNMAPPED_QUEUE,
         fired.is_none(),
         "no interrupt for NO_VECTOR",
         || format!("vector {fired:?}"),
@@ -183,7 +190,7 @@ fn unmapped_config(bench: &Bench) -> Judged {
     bench.change_config()?;
     let fired = any_fires(&vectors);
     demand(
-        "PC-15",
+        UNMAPPED_CONFIG,
         fired.is_none(),
         "no interrupt for NO_VECTOR",
         || format!("vector {fired:?}"),
