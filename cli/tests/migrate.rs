@@ -263,3 +263,47 @@ fn a_receiver_of_ones_own() {
     let figures = json(&source.stdout);
     assert_eq!(source.status.code(), Some(0), "{figures:#}");
 }
+
+#[test]
+fn a_guest_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("guest.xl");
+    let file = path.to_str().unwrap();
+    let saved = tidemark(&["migrate", "--json", "--memory", "64M", "--devices", "2"])
+        .args(["--to", &format!("file:{file}")])
+        .output()
+        .unwrap();
+    let figures = json(&saved.stdout);
+    assert_eq!(saved.status.code(), Some(0), "{figures:#}");
+    assert_eq!(figures["verified"], true);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+
+    let run = |command: &str| {
+        tidemark(&["stream", command, "--json", file])
+            .output()
+            .unwrap()
+    };
+    let verified = json(&run("verify").stdout);
+    assert_eq!(verified["whole"], true);
+    assert!(verified["overhead"].as_f64() <= Some(0.003), "{verified:#}");
+    let shown = json(&run("inspect").stdout);
+    assert_eq!(shown["totals"], verified["totals"]);
+    let rows = shown["rows"].as_array().unwrap();
+    assert_eq!(rows.first().unwrap()["record"], "the libxl header");
+    assert_eq!(rows.last().unwrap()["record"], "libxl record END");
+    let bytes: u64 = rows.iter().filter_map(|row| row["bytes"].as_u64()).sum();
+    let length = std::fs::metadata(&path).unwrap().len();
+    assert_eq!(bytes, length, "every byte is in a row");
+
+    let whole = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    whole.set_len(length - 1).unwrap();
+    let cut = run("verify");
+    let text = String::from_utf8_lossy(&cut.stderr).into_owned();
+    assert_eq!(cut.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("ends at byte") && text.contains("libxl record"),
+        "{text}"
+    );
+    refused(&["stream", "verify", "/nowhere/at/all"], 2, "cannot open");
+    refused(&["receive", "--disk", file], 2, "--listen");
+}
