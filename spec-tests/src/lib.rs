@@ -31,8 +31,8 @@
 //!    to be *seen*, not that the device survives.
 //! 2. Write `fn name(bench: &Bench) -> Judged` and its line in `CASES`: `plain` for the function as
 //!    it comes, `special` for a [`target::Variant`]; `.rings()` if it needs rings and requests but
-//!    no registers of a PCI function, for then it judges vhost-user backends too; `.writes()` if it
-//!    writes to the medium. Ids of VIRTIO 1.4 are written `clause!(indirect "D1")` ([`clause!`]).
+//!    no registers of a PCI function, for then it judges vhost-user backends too; `Case { writes: true,
+//!    ..plain(..) }` if it writes to the medium. Ids of VIRTIO 1.4 are written `clause!(indirect "D1")` ([`clause!`]).
 //! 3. Bring about the situation that the clause speaks of, and show that it arose: `arose(...)`
 //!    makes the case inconclusive, which counts as a failure, where it did not. A negative needs a
 //!    positive control in the same case: that nothing fires before DRIVER_OK means something only
