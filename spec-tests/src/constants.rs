@@ -145,6 +145,10 @@ pub mod pci {
     pub const STATUS_CAPABILITIES: u16 = 1 << 4;
     /// Offset of the revision id.
     pub const REVISION: u16 = 0x08;
+    /// Offset of the header type: 0 for a function, with bit 7 for several of them.
+    pub const HEADER_TYPE: u16 = 0x0e;
+    /// Offset of the first base address register.
+    pub const BARS: u16 = 0x10;
     /// Offset of the subsystem id.
     pub const SUBSYSTEM: u16 = 0x2e;
     /// Offset of the capabilities pointer.
@@ -179,6 +183,8 @@ pub mod cfg_type {
     pub const DEVICE: u8 = 4;
     /// Window onto the BARs in configuration space.
     pub const PCI: u8 = 5;
+    /// Data of the device's vendor.
+    pub const VENDOR: u8 = 9;
     /// Shared memory.
     pub const SHARED_MEMORY: u8 = 8;
     /// Memory dirty pages tracker: the project's choice.
@@ -281,6 +287,8 @@ pub mod ring {
     pub const NEXT: u16 = 1;
     /// Descriptor flag: the device writes.
     pub const WRITE: u16 = 2;
+    /// Descriptor flag: it refers to a table of descriptors.
+    pub const INDIRECT: u16 = 4;
     /// Available ring flag: the driver wants no interrupt.
     pub const NO_INTERRUPT: u16 = 1;
     /// Bytes of a descriptor.

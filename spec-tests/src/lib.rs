@@ -1,6 +1,6 @@
 //! Judges virtio-pci functions, and what serves rings over vhost-user, clause by clause.
 //!
-//! [`clause`] is the registry: what is demanded, of whom, and with what authority. [`cases`] holds
+//! [`mod@clause`] is the registry: what is demanded, of whom, and with what authority. [`cases`] holds
 //! what is done to find out, [`run`] does it, [`report`] tells it. A case acts through
 //! `driver::bus::Bus` alone; its constants ([`constants`]), its capability walk and its rings
 //! ([`harness`]) are typed again from the text, so that an error in `spec` or `driver` cannot hide
@@ -16,7 +16,7 @@
 //!
 //! Each file begins with what is still `pending` in it: statements of the device without a case or
 //! a reason, statements of the driver without a rule, and MUSTs with a case but without a mutant.
-//! The tests fail unless these numbers are exact, so they can only go down. Who adds a case or a
+//! The tests fail unless they are exact, so they can only go down. Who adds a case or a
 //! mutant lowers them in the same commit.
 //!
 //! A statement without a case has one of five reasons ([`clause::NoCase`]) and, but for the first
@@ -31,8 +31,8 @@
 //!    to be *seen*, not that the device survives.
 //! 2. Write `fn name(bench: &Bench) -> Judged` and its line in `CASES`: `plain` for the function as
 //!    it comes, `special` for a [`target::Variant`]; `.rings()` if it needs rings and requests but
-//!    no registers of a PCI function, for then it judges vhost-user backends too; `.writes()` if it
-//!    writes to the medium. Ids of VIRTIO 1.4 are written `clause!(indirect "D1")` ([`clause!`]).
+//!    no registers of a PCI function, for then it judges vhost-user backends too; `Case { writes: true,
+//!    ..plain(..) }` if it writes to the medium. Ids of VIRTIO 1.4 are written `clause!(indirect "D1")` ([`clause!`]).
 //! 3. Bring about the situation that the clause speaks of, and show that it arose: `arose(...)`
 //!    makes the case inconclusive, which counts as a failure, where it did not. A negative needs a
 //!    positive control in the same case: that nothing fires before DRIVER_OK means something only

@@ -10,6 +10,7 @@ const QUEUE_RESET_RESET: &str = clause!(common "D9");
 const QUEUE_RESET_ENABLE: &str = clause!(common "D10");
 const ABSENT: &str = clause!(common "D14");
 const POWERS: &str = clause!(common "D15");
+const COUNT: &str = clause!(msix "D2");
 const MAPS: &str = clause!(msix "D4");
 const UNMAPS: &str = clause!(msix "D5");
 const SHOWN: &str = clause!(msix "D6");
@@ -48,7 +49,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     plain(
         "every_event_maps_to_every_vector",
-        &[MAPS, SHOWN, MAPPABLE],
+        &[MAPS, SHOWN, MAPPABLE, COUNT],
         vectors_map,
     ),
     plain(
@@ -58,7 +59,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     plain(
         "a_vector_that_is_absent_is_refused",
-        &[REFUSED],
+        &[REFUSED, COUNT],
         vectors_refused,
     ),
     plain(
@@ -242,7 +243,7 @@ fn vectors_map(bench: &Bench) -> Judged {
     for vector in 0..vectors {
         let shown = map(bench, vector)?;
         demand(
-            [MAPS, SHOWN, MAPPABLE],
+            [MAPS, SHOWN, MAPPABLE, COUNT],
             shown == [vector; 2],
             "the vector reads back",
             || format!("queue and configuration read {shown:x?} after {vector}"),
@@ -270,7 +271,7 @@ fn vectors_refused(bench: &Bench) -> Judged {
         }
         let shown = map(bench, vector)?;
         demand(
-            REFUSED,
+            [REFUSED, COUNT],
             shown == [pci::NO_VECTOR; 2],
             "NO_VECTOR for what cannot be mapped",
             || format!("{shown:x?} after {vector:#x}, of {vectors} vectors"),

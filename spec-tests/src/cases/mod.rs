@@ -5,8 +5,10 @@ mod features;
 mod init;
 mod notify_irq;
 mod pci;
+mod pci_caps;
 mod queue_state;
 mod reset;
+mod split;
 mod status;
 mod suspend;
 mod suspend_queues;
@@ -49,12 +51,6 @@ impl Case {
         self.reach = Reach::Rings;
         self
     }
-
-    /// The same, with leave to write to the medium needed.
-    const fn writes(mut self) -> Self {
-        self.writes = true;
-        self
-    }
 }
 
 /// A case on the plain function.
@@ -90,12 +86,14 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         reset::CASES,
         init::CASES,
         features::CASES,
+        split::CASES,
         suspend::CASES,
         suspend_queues::CASES,
         queue_state::CASES,
         tracker::CASES,
         tracker_limits::CASES,
         pci::CASES,
+        pci_caps::CASES,
         common_cfg::CASES,
         notify_irq::CASES,
     ]

@@ -198,41 +198,39 @@ fn unmapped_config(bench: &Bench) -> Judged {
     Ok(String::new())
 }
 
-fn suppression(bench: &Bench, clause: &'static str, flags: u16) -> Judged {
-    bench.to_features_ok(0)?;
-    let interrupt = bench.queue_vector(0, 1)?;
-    let mut live = bench.queue_zero()?;
-    live.ring.set_flags(flags)?;
-    bench.enable(0, &live.ring)?;
-    bench.driver_ok()?;
-    let data = bench.buffer(512)?;
-    bench.exchange(&mut live, data)?;
-    if flags == ring::NO_INTERRUPT {
-        let fired = interrupt.wait(QUIET);
-        demand(clause, !fired, "no notification with flags 1", || {
-            "it fired".to_owned()
-        })?;
-        live.ring.set_flags(0)?;
+fn suppressed(bench: &Bench) -> Judged {
+    let (mut live, interrupt) = bench.up_notified(0)?;
+    live.ring.set_flags(ring::NO_INTERRUPT)?;
+    interrupt.wait(QUIET);
+    for _ in 0..3 {
         let data = bench.buffer(512)?;
         bench.exchange(&mut live, data)?;
-        arose(interrupt.wait(bench.limit), || {
-            "it does not fire with flags 0 either".to_owned()
-        })?;
-    } else {
-        let fired = interrupt.wait(bench.limit);
-        demand(clause, fired, "a notification with flags 0", || {
-            "nothing came".to_owned()
+        let fired = interrupt.wait(QUIET);
+        demand(SUPPRESSED, !fired, "no notification with flags 1", || {
+            "it fired".to_owned()
         })?;
     }
+    live.ring.set_flags(0)?;
+    let data = bench.buffer(512)?;
+    bench.exchange(&mut live, data)?;
+    arose(interrupt.wait(bench.limit), || {
+        "it does not fire with flags 0 any more".to_owned()
+    })?;
     Ok(String::new())
 }
 
-fn suppressed(bench: &Bench) -> Judged {
-    suppression(bench, SUPPRESSED, ring::NO_INTERRUPT)
-}
-
 fn wanted(bench: &Bench) -> Judged {
-    suppression(bench, WANTED, 0)
+    let (mut live, interrupt) = bench.up_notified(0)?;
+    for round in 0..4 {
+        interrupt.wait(QUIET);
+        let data = bench.buffer(512)?;
+        bench.exchange(&mut live, data)?;
+        let fired = interrupt.wait(bench.limit);
+        demand(WANTED, fired, "a notification with flags 0", || {
+            format!("nothing came for request {round}")
+        })?;
+    }
+    Ok(String::new())
 }
 
 fn spurious(bench: &Bench) -> Judged {
@@ -240,6 +238,14 @@ fn spurious(bench: &Bench) -> Judged {
     for _ in 0..100 {
         bench.kick(0)?;
     }
+    // What was notified is over: the request finds a device that has seen nothing else for a while.
+    let idle = !bench.wait(QUIET, || Ok(live.ring.used_index()? != 0))?;
+    demand(
+        SPURIOUS,
+        idle,
+        "nothing used while there is nothing",
+        || format!("used index {:?}", live.ring.used_index()),
+    )?;
     let data = bench.buffer(512)?;
     bench.request(&mut live, data)?;
     for _ in 0..100 {

@@ -185,16 +185,8 @@ fn untouched_after_reset(bench: &Bench) -> Judged {
 }
 
 fn silent_after_reset(bench: &Bench) -> Judged {
-    bench.to_features_ok(0)?;
-    let mut live = bench.queue_zero()?;
-    let interrupt = bench.queue_vector(0, 1)?;
-    bench.enable(0, &live.ring)?;
-    bench.driver_ok()?;
+    let (mut live, interrupt) = bench.up_notified(0)?;
     let data = bench.buffer(512)?;
-    bench.exchange(&mut live, data)?;
-    arose(interrupt.wait(bench.limit), || {
-        "the vector does not fire before the reset".to_owned()
-    })?;
     bench.reset()?;
     interrupt.wait(QUIET);
     bench.request(&mut live, data)?;
@@ -236,16 +228,8 @@ fn reset_queue_rests(bench: &Bench) -> Judged {
 }
 
 fn reset_queue_is_silent(bench: &Bench) -> Judged {
-    bench.to_features_ok(feature::RING_RESET)?;
-    let mut live = bench.queue_zero()?;
-    let interrupt = bench.queue_vector(0, 1)?;
-    bench.enable(0, &live.ring)?;
-    bench.driver_ok()?;
+    let (mut live, interrupt) = bench.up_notified(feature::RING_RESET)?;
     let data = bench.buffer(512)?;
-    bench.exchange(&mut live, data)?;
-    arose(interrupt.wait(bench.limit), || {
-        "the vector does not fire before".to_owned()
-    })?;
     reset_queue(bench)?;
     interrupt.wait(QUIET);
     bench.request(&mut live, data)?;

@@ -91,16 +91,7 @@ fn rests(bench: &Bench, clause: impl Clauses) -> Result<(), Stop> {
 }
 
 fn silent(bench: &Bench) -> Judged {
-    bench.to_features_ok(feature::SUSPEND)?;
-    let mut live = bench.queue_zero()?;
-    let interrupt = bench.queue_vector(0, 1)?;
-    bench.enable(0, &live.ring)?;
-    bench.driver_ok()?;
-    let data = bench.buffer(512)?;
-    bench.exchange(&mut live, data)?;
-    arose(interrupt.wait(bench.limit), || {
-        "the vector does not fire while running".to_owned()
-    })?;
+    let (mut live, interrupt) = bench.up_notified(feature::SUSPEND)?;
     bench.suspend()?;
     interrupt.wait(QUIET);
     let data = bench.buffer(512)?;
@@ -229,11 +220,7 @@ fn drains(bench: &Bench) -> Judged {
 }
 
 fn notifies_before(bench: &Bench) -> Judged {
-    bench.to_features_ok(feature::SUSPEND)?;
-    let mut live = bench.queue_zero()?;
-    let interrupt = bench.queue_vector(0, 1)?;
-    bench.enable(0, &live.ring)?;
-    bench.driver_ok()?;
+    let (mut live, interrupt) = bench.up_notified(feature::SUSPEND)?;
     // At first the suspend races with the request; later it waits for the used index, which comes
     // before the notification.
     for round in 0..8 {

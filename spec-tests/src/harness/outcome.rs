@@ -38,6 +38,12 @@ pub enum Absent {
     Function,
     /// Its medium may not be written.
     Permission,
+    /// Its requests have no part that the device reads.
+    Header,
+    /// It is a device of another type than this virtio device id.
+    DeviceType(u16),
+    /// No virtio capability of this type.
+    Capability(u8),
 }
 
 impl fmt::Display for Absent {
@@ -51,6 +57,9 @@ impl fmt::Display for Absent {
             Self::WritableConfig => f.write_str("device configuration that a driver may write"),
             Self::Msix => f.write_str("MSI-X"),
             Self::Function => f.write_str("PCI function: it is rings only"),
+            Self::Header => f.write_str("requests with a header"),
+            Self::DeviceType(id) => write!(f, "device of virtio type {id}"),
+            Self::Capability(kind) => write!(f, "virtio capability with cfg_type {kind}"),
             Self::Permission => f.write_str("permission to be written to (--allow-write)"),
         }
     }

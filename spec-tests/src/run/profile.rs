@@ -113,9 +113,13 @@ impl Profile {
             Absent::Queues(count) => self.queues >= count,
             Absent::WritableConfig => self.writable_config,
             Absent::Msix => self.msix,
-            Absent::Variant(_) | Absent::ConfigChange | Absent::Function | Absent::Permission => {
-                false
-            }
+            Absent::Variant(_)
+            | Absent::ConfigChange
+            | Absent::Function
+            | Absent::Permission
+            | Absent::Header
+            | Absent::DeviceType(_)
+            | Absent::Capability(_) => false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Our own function, in this process.
 
 use super::{DMA_PASID, Subject, Target, Variant};
-use crate::constants::{blk, feature};
+use crate::constants::{blk, feature, rng};
 use crate::harness::{Absent, LIMIT, Stop};
 use device::blk::{BlkDevice, BlkOptions};
 use device::dma::Dma;
@@ -149,15 +149,22 @@ impl Target for Emulated {
     }
 
     fn claims(&self, what: Absent) -> bool {
-        let absent =
-            feature::RING_PACKED | feature::ADMIN_VQ | feature::ACCESS_PLATFORM | feature::SR_IOV;
+        let absent = feature::RING_PACKED
+            | feature::ADMIN_VQ
+            | feature::ACCESS_PLATFORM
+            | feature::SR_IOV
+            | feature::IN_ORDER;
         match what {
             Absent::Features(bits) => bits & absent == 0,
             Absent::Tracker | Absent::Variant(_) | Absent::Msix => true,
             Absent::ConfigChange | Absent::Queues(_) | Absent::WritableConfig => {
                 self.medium == Medium::Block
             }
-            Absent::Function | Absent::Permission => false,
+            Absent::DeviceType(id) => match self.medium {
+                Medium::Block => id == blk::ID,
+                Medium::Entropy => id == rng::ID,
+            },
+            Absent::Function | Absent::Permission | Absent::Header | Absent::Capability(_) => false,
         }
     }
 }

@@ -99,7 +99,7 @@ impl Remote {
         match &self.address {
             Address::Emulated => Err("the emulated target is reached in this process".to_owned()),
             Address::Vfio(address) => {
-                let address = address.parse().map_err(|error| format!("{error}"))?;
+                let address = address.parse()?;
                 let bus = VfioBus::open(address).map_err(|error| error.to_string())?;
                 Ok(bus)
             }

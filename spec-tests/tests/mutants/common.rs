@@ -139,6 +139,19 @@ pub const MUTANTS: &[Mutant] = &[
         },
     },
     Mutant {
+        name: "cache_mode_without_flush",
+        clauses: &[clause!(features "D1"), clause!(blk_init "D1")],
+        defect: Defect {
+            read: |at, access, data| {
+                if at.is(access, reg::DEVICE_FEATURE) && at.get(reg::DEVICE_FEATURE_SELECT)? == 0 {
+                    data[1] &= !2;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
         name: "phantom_queues",
         clauses: &[clause!(common "D14")],
         defect: Defect {

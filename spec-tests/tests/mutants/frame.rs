@@ -84,8 +84,47 @@ pub struct Function {
     /// What the sound function announces.
     pub caps: Caps,
     common: Region,
-    notes: Mutex<HashMap<&'static str, u64>>,
-    memory: Mutex<Option<DmaMemory>>,
+    /// What outlives a call: a vector that a case holds has it too.
+    pub mind: Mind,
+}
+
+/// What a mutant remembers, and the case's memory.
+#[derive(Clone, Debug, Default)]
+pub struct Mind {
+    notes: Arc<Mutex<HashMap<&'static str, u64>>>,
+    memory: Arc<Mutex<Option<DmaMemory>>>,
+}
+
+impl Mind {
+    /// What was remembered under a name.
+    pub fn recall(&self, name: &'static str) -> Option<u64> {
+        self.notes.lock().unwrap().get(name).copied()
+    }
+
+    /// Remembers a number under a name.
+    pub fn remember(&self, name: &'static str, value: u64) {
+        self.notes.lock().unwrap().insert(name, value);
+    }
+
+    /// Sets a byte of the case's memory behind the device's back.
+    pub fn scribble(&self, iova: u64, value: u8) {
+        if let Some(memory) = &*self.memory.lock().unwrap()
+            && let Some(offset) = iova.checked_sub(memory.iova())
+        {
+            let _ = memory.store_u8(offset, value, Ordering::SeqCst);
+        }
+    }
+
+    /// Bytes of the case's memory, 0 where there is none.
+    pub fn peek<const N: usize>(&self, iova: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        if let Some(memory) = &*self.memory.lock().unwrap()
+            && let Some(offset) = iova.checked_sub(memory.iova())
+        {
+            let _ = memory.read(offset, &mut bytes);
+        }
+        bytes
+    }
 }
 
 impl Function {
@@ -147,14 +186,14 @@ impl Function {
         Ok(self.get(low)? | self.get(high)? << 32)
     }
 
-    /// What was remembered under a name.
+    /// [`Mind::recall`].
     pub fn recall(&self, name: &'static str) -> Option<u64> {
-        self.notes.lock().unwrap().get(name).copied()
+        self.mind.recall(name)
     }
 
-    /// Remembers a number under a name.
+    /// [`Mind::remember`].
     pub fn remember(&self, name: &'static str, value: u64) {
-        self.notes.lock().unwrap().insert(name, value);
+        self.mind.remember(name, value);
     }
 
     /// Whether the sound function is suspended.
@@ -162,18 +201,9 @@ impl Function {
         Ok(self.get(reg::DEVICE_STATUS)? == u64::from(status::SUSPENDED))
     }
 
-    /// Sets a byte of the case's memory behind the device's back.
+    /// [`Mind::scribble`].
     pub fn scribble(&self, iova: u64, value: u8) {
-        if let Some(memory) = &*self.memory.lock().unwrap()
-            && let Some(offset) = iova.checked_sub(memory.iova())
-        {
-            let _ = memory.store_u8(offset, value, Ordering::SeqCst);
-        }
-    }
-
-    /// The case's memory, once it has some.
-    pub fn memory(&self) -> Option<DmaMemory> {
-        self.memory.lock().unwrap().clone()
+        self.mind.scribble(iova, value);
     }
 
     fn resets(&self, access: Access, value: u64) -> bool {
@@ -217,7 +247,7 @@ impl Bus for Function {
     }
     fn dma_alloc(&self, len: u64) -> Result<DmaMemory, BusError> {
         let memory = self.bus.dma_alloc(len)?;
-        *self.memory.lock().unwrap() = Some(memory.clone());
+        *self.mind.memory.lock().unwrap() = Some(memory.clone());
         Ok(memory)
     }
     fn interrupt(&self, vector: u16) -> Result<Arc<dyn Interrupt>, BusError> {
@@ -250,8 +280,7 @@ impl Target for Broken {
             defect: self.0.defect,
             common: caps.region(cfg_type::COMMON, "")?,
             caps,
-            notes: Mutex::default(),
-            memory: Mutex::default(),
+            mind: Mind::default(),
             bus,
         };
         Ok(Subject {

@@ -7,6 +7,8 @@
 mod common;
 mod frame;
 mod notify;
+mod pci;
+mod split;
 mod suspend;
 mod tracker;
 
@@ -26,6 +28,8 @@ fn all() -> impl Iterator<Item = &'static Mutant> {
     [
         common::MUTANTS,
         notify::MUTANTS,
+        pci::MUTANTS,
+        split::MUTANTS,
         suspend::MUTANTS,
         tracker::MUTANTS,
     ]
