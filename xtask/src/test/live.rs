@@ -29,10 +29,10 @@ const WRITTEN: u64 = 10_000;
 /// Reads and writes as fast as it can until the host says so; its progress is the host's clock.
 const WORK: &str = "\
 fact driver \"$(basename \"$(readlink /sys/block/vda/device/driver)\")\"
-fact features \"$(cat /sys/block/vda/device/features)\"
 tidemark journal --disk /dev/vda --depth 16 --block 64K --writes 20 --arena 64M \
     --progress 50 --control - --json <&3 2>&3 >/tmp/report || true
 fact journal \"$(tail -n 1 /tmp/report)\"
+fact features \"$(cat /sys/block/vda/device/features)\"
 ";
 
 /// One QEMU with its backend.

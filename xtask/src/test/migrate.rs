@@ -24,7 +24,7 @@ struct Way {
 }
 
 /// Storage for 16 records overflows in every round. A bitmap is gone with the first reset.
-const RIVAL: [Way; 5] = [
+const RIVAL: [Way; 7] = [
     Way {
         proof: "--tracker records",
         control: "--tracker records-off",
@@ -38,6 +38,16 @@ const RIVAL: [Way; 5] = [
     Way {
         proof: "--state parts --tracker records",
         control: "--state parts --tracker records-off",
+        once: true,
+    },
+    Way {
+        proof: "--ring packed",
+        control: "--ring packed --tracker off",
+        once: true,
+    },
+    Way {
+        proof: "--ring packed --state parts --tracker records --reset-every 1000",
+        control: "--ring packed --state parts --tracker records-off --reset-every 1000",
         once: true,
     },
     Way {
