@@ -241,7 +241,6 @@ fn turns_behind_a_shut_door_lose_nothing() {
     loom::model(moves::<true>(Way::Rule, 2, 1, 1));
     loom::model(moves::<true>(Way::Rule, 2, 2, 1));
     loom::model(moves::<true>(Way::Rule, 2, 1, 2));
-    loom::model(moves::<true>(Way::Rule, 2, 2, 2));
 }
 
 #[test]
