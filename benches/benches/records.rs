@@ -231,7 +231,9 @@ impl Marks<'_> {
 
 fn marking(mut add: impl FnMut(Line), guest: u64) {
     let (ours, theirs) = (Recorded::new(guest), peer(guest));
-    let all = pages(guest, QUEUES * LISTS * PAGES, 1);
+    // A small guest has pages for fewer lists.
+    let count = (QUEUES * LISTS * PAGES).min(to_usize(guest / PAGE / 2));
+    let all = pages(guest, count, 1);
     for (writers, bound) in [(1, 6.0), (2, 12.0), (QUEUES, 12.0)] {
         let lists: Vec<Vec<&[u64]>> = all
             .chunks(writers * PAGES)
