@@ -112,6 +112,23 @@ fn records_and_parts_are_proved_with_their_control() {
     assert_eq!(figures["source_whole"], true, "{figures:#}");
 }
 
+/// Its owner's records outlive what a guest does to its device; the device's bitmap does not.
+#[test]
+fn a_guest_that_resets_its_device_is_moved_by_records_alone() {
+    for (tracker, code) in [("records", 0), ("bitmap", 1)] {
+        let output = tidemark(&SMALL)
+            .args(["--tracker", tracker, "--reset-every", "200"])
+            .output()
+            .unwrap();
+        let figures = json(&output.stdout);
+        assert_eq!(output.status.code(), Some(code), "{figures:#}");
+        assert_eq!(figures["verified"], code == 0, "{figures:#}");
+        assert!(figures["resets"].as_u64() > Some(2), "{figures:#}");
+        let lost = figures["lost_pages"].as_u64().unwrap();
+        assert_eq!(lost == 0, code == 0, "{figures:#}");
+    }
+}
+
 /// The error line and the exit code of a run that must fail.
 fn refused(args: &[&str], code: i32, says: &str) {
     let output = output(args);
