@@ -85,7 +85,12 @@ fn what_a_guest_cannot_take_is_refused() {
     );
     refused(&libxl_header(), &names(0, b""), 0, "one option");
     let long = [b"guest\0".as_slice(), &vec![b'x'; (1 << 20) + 1], b"\0"].concat();
-    refused(&libxl_header(), &names(0, &long), 0, "at most 1048576 bytes");
+    refused(
+        &libxl_header(),
+        &names(0, &long),
+        0,
+        "at most 1048576 bytes",
+    );
 }
 
 #[test]
