@@ -1,7 +1,8 @@
 //! Our own function, in this process.
 
+use super::extras::Extras;
 use super::{DMA_PASID, Subject, Target, Variant};
-use crate::constants::{blk, feature, rng};
+use crate::constants::{blk, cfg_type, feature, rng};
 use crate::harness::{Absent, LIMIT, Stop};
 use device::blk::{BlkDevice, BlkOptions};
 use device::dma::Dma;
@@ -97,13 +98,18 @@ impl Target for Emulated {
         self.limit
     }
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
+        if want == Variant::Extras {
+            let plain = self.fresh(Variant::Plain)?;
+            let bus = Extras::add(plain.bus)?;
+            return Ok(Subject { bus, ..plain });
+        }
         let mut config = FunctionConfig {
             dma_pasid: DMA_PASID,
             ..FunctionConfig::default()
         };
         let mut without = 0;
         match want {
-            Variant::Plain => {}
+            Variant::Plain | Variant::Extras => {}
             Variant::NoSuspend => without = feature::SUSPEND,
             Variant::SuspendFails => config.suspend.fails = true,
             Variant::ResumeFails => config.suspend.resume_fails = true,
@@ -171,7 +177,8 @@ impl Target for Emulated {
                 Medium::Block => id == blk::ID,
                 Medium::Entropy => id == rng::ID,
             },
-            Absent::Function | Absent::Permission | Absent::Header | Absent::Capability(_) => false,
+            Absent::Capability(kind) => matches!(kind, cfg_type::VENDOR | cfg_type::SHARED_MEMORY),
+            Absent::Function | Absent::Permission | Absent::Header => false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What is judged, and how a case gets a fresh one.
 
 mod emulated;
+mod extras;
 mod remote;
 mod vhost_user;
 
@@ -38,6 +39,8 @@ pub enum Variant {
     PasidEnabled,
     /// It has no tracker.
     NoTracker,
+    /// It has vendor data and shared memory besides.
+    Extras,
 }
 
 /// The PASID of the DMA of a [`Variant::PasidEnabled`] function.

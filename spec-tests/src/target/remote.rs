@@ -186,7 +186,8 @@ impl Target for Remote {
     }
 
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
-        if want != Variant::Plain {
+        // Whether it has capabilities besides, its configuration space says.
+        if !matches!(want, Variant::Plain | Variant::Extras) {
             return Err(Stop::NotApplicable(Absent::Variant(want)));
         }
         let bus = self.bus().map_err(Stop::Lost)?;

@@ -8,6 +8,7 @@ mod common;
 mod frame;
 mod notify;
 mod pci;
+mod queue;
 mod split;
 mod suspend;
 mod tracker;
@@ -29,6 +30,7 @@ fn all() -> impl Iterator<Item = &'static Mutant> {
         common::MUTANTS,
         notify::MUTANTS,
         pci::MUTANTS,
+        queue::MUTANTS,
         split::MUTANTS,
         suspend::MUTANTS,
         tracker::MUTANTS,

@@ -33,7 +33,7 @@ impl Descriptor {
 
 /// Remembers where the queue lies that is notified, and what was agreed on. Cases select the queue
 /// before they notify it.
-fn learn(at: &Function, access: Access, value: u64) -> Result<(), BusError> {
+pub(super) fn learn(at: &Function, access: Access, value: u64) -> Result<(), BusError> {
     if at.is(access, reg::DRIVER_FEATURE) && at.get(reg::DRIVER_FEATURE_SELECT)? == 0 {
         at.remember("features", value);
     }
@@ -83,7 +83,7 @@ fn deaf_to(
 }
 
 /// Does something once everything that was made available has been used.
-fn after_use(at: &Function, access: Access, what: fn(&Mind)) {
+pub(super) fn after_use(at: &Function, access: Access, what: fn(&Mind)) {
     if !at.kicked(access) {
         return;
     }
@@ -126,7 +126,8 @@ impl Interrupt for Crooked {
     }
 }
 
-fn crooked(
+/// Puts [`Crooked`] in the place of a vector.
+pub(super) fn crooked(
     at: &Function,
     real: Arc<dyn Interrupt>,
     says: fn(&Mind, bool) -> bool,
@@ -136,7 +137,7 @@ fn crooked(
 }
 
 /// What learns on every write and lets all through.
-const LEARNING: Defect = Defect {
+pub(super) const LEARNING: Defect = Defect {
     write: |at, access, value| learn(at, access, value).map(|()| true),
     ..SOUND
 };
