@@ -315,16 +315,17 @@ impl Bench {
         self.set_status(status::NEGOTIATING)
     }
 
-    /// Everything up to FEATURES_OK with VERSION_1 and `need`.
+    /// Everything up to FEATURES_OK with VERSION_1, `need`, and what the device insists on.
     ///
     /// # Errors
     /// Not applicable if `need` is not offered, inconclusive if FEATURES_OK does not stay.
     pub fn to_features_ok(&self, need: u64) -> Result<(), Stop> {
         self.to_driver()?;
-        if self.offered()? & need != need {
+        let offered = self.offered()?;
+        if offered & need != need {
             return Err(Stop::NotApplicable(Absent::Features(need)));
         }
-        self.accept(need | feature::VERSION_1)?;
+        self.accept(need | feature::VERSION_1 | self.insisted(offered)?)?;
         self.set_status(status::AGREED)?;
         let shown = self.status()?;
         arose(shown == status::AGREED, || {

@@ -2,18 +2,22 @@
 
 mod bench;
 mod caps;
+mod disk;
 mod live;
 mod memory;
 mod outcome;
 mod ring;
 mod trace;
 mod tracker;
+mod zones;
 
 pub use bench::{Bench, LIMIT, QUIET};
 pub use caps::{Caps, Msix, RawCap, Region};
+pub use disk::{Answer, Disk, range};
 pub use live::Live;
 pub use memory::{Span, changed_pages, pages_of};
 pub use outcome::{Absent, Clauses, Failure, Judged, Stop, arose, demand, kept};
 pub use ring::{Ring, Segment};
 pub use trace::Trace;
 pub use tracker::Bitmap;
+pub use zones::{Traits, Zone, Zoned};

@@ -44,6 +44,8 @@ pub enum Absent {
     DeviceType(u16),
     /// No virtio capability of this type.
     Capability(u8),
+    /// Something of its own that the case acts on, by name.
+    Part(&'static str),
 }
 
 impl fmt::Display for Absent {
@@ -60,6 +62,7 @@ impl fmt::Display for Absent {
             Self::Header => f.write_str("requests with a header"),
             Self::DeviceType(id) => write!(f, "device of virtio type {id}"),
             Self::Capability(kind) => write!(f, "virtio capability with cfg_type {kind}"),
+            Self::Part(what) => f.write_str(what),
             Self::Permission => f.write_str("permission to be written to (--allow-write)"),
         }
     }

@@ -119,7 +119,8 @@ impl Profile {
             | Absent::Permission
             | Absent::Header
             | Absent::DeviceType(_)
-            | Absent::Capability(_) => false,
+            | Absent::Capability(_)
+            | Absent::Part(_) => false,
         }
     }
 }

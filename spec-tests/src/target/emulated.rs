@@ -1,5 +1,6 @@
 //! Our own function, in this process.
 
+use super::zoned::{Make, ZonedDisk};
 use super::{DMA_PASID, Subject, Target, Variant};
 use crate::constants::{blk, feature, rng};
 use crate::harness::{Absent, LIMIT, Stop};
@@ -31,13 +32,44 @@ const DELAY: Duration = Duration::from_millis(60);
 const COARSE: u8 = 3;
 
 /// What kind of device the emulated function is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Medium {
     /// A disk, whose capacity can change and whose write cache can be switched.
     #[default]
     Block,
     /// A source of entropy.
     Entropy,
+    /// A disk with zones, in memory. It is the suite's own: nobody's data is on it.
+    Zoned,
+}
+
+impl Medium {
+    /// Features of device types that it does not offer.
+    fn lacks(self) -> u64 {
+        let disk = feature::BLK_RO
+            | feature::BLK_SIZE_MAX
+            | feature::BLK_LIFETIME
+            | feature::BLK_SECURE_ERASE
+            | feature::BLK_ZONED;
+        let zoned = feature::BLK_RO
+            | feature::BLK_CONFIG_WCE
+            | feature::BLK_DISCARD
+            | feature::BLK_WRITE_ZEROES;
+        match self {
+            Self::Block => disk,
+            Self::Entropy => disk | zoned | feature::BLK_FLUSH | feature::BLK_SEG_MAX,
+            Self::Zoned => zoned,
+        }
+    }
+
+    /// Whether it can be made so.
+    fn has(self, variant: Variant) -> bool {
+        match variant {
+            Variant::ReadOnly => self == Self::Block,
+            Variant::HostAware | Variant::NoAppend => self == Self::Zoned,
+            _ => true,
+        }
+    }
 }
 
 /// The emulated function.
@@ -84,19 +116,23 @@ impl Target for Emulated {
         match self.medium {
             Medium::Block => "emulated".to_owned(),
             Medium::Entropy => "emulated entropy".to_owned(),
+            Medium::Zoned => "emulated zones".to_owned(),
         }
     }
     fn limit(&self) -> Duration {
         self.limit
     }
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
+        if !self.medium.has(want) {
+            return Err(Stop::NotApplicable(Absent::Variant(want)));
+        }
         let mut config = FunctionConfig {
             dma_pasid: DMA_PASID,
             ..FunctionConfig::default()
         };
         let mut without = 0;
         match want {
-            Variant::Plain => {}
+            Variant::Plain | Variant::ReadOnly | Variant::HostAware | Variant::NoAppend => {}
             Variant::NoSuspend => without = feature::SUSPEND,
             Variant::SuspendFails => config.suspend.fails = true,
             Variant::ResumeFails => config.suspend.resume_fails = true,
@@ -122,7 +158,7 @@ impl Target for Emulated {
         (self.seams.config)(&mut config);
         match self.medium {
             Medium::Block => {
-                let disk = Changing::new().map_err(unreachable)?;
+                let disk = Changing::new(want == Variant::ReadOnly).map_err(unreachable)?;
                 let function = PciFunction::new(
                     config,
                     (self.seams.device)(Arc::clone(&disk) as Arc<dyn VirtioDevice>),
@@ -137,13 +173,14 @@ impl Target for Emulated {
                     limit: self.limit,
                 })
             }
-            Medium::Entropy => {
-                let function = PciFunction::new(config, (self.seams.device)(RngDevice::seeded(1)));
-                Ok(Subject {
-                    bus: Low::plug(EmulatedBus::new(function)),
-                    change_config: None,
-                    limit: self.limit,
-                })
+            Medium::Entropy => Ok(self.steady(config, RngDevice::seeded(1))),
+            Medium::Zoned => {
+                let make = match want {
+                    Variant::HostAware => Make::HostAware,
+                    Variant::NoAppend => Make::NoAppend,
+                    _ => Make::HostManaged,
+                };
+                Ok(self.steady(config, ZonedDisk::new(make)))
             }
         }
     }
@@ -155,16 +192,30 @@ impl Target for Emulated {
             | feature::SR_IOV
             | feature::IN_ORDER;
         match what {
-            Absent::Features(bits) => bits & absent == 0,
-            Absent::Tracker | Absent::Variant(_) | Absent::Msix => true,
+            Absent::Features(bits) => bits & (absent | self.medium.lacks()) == 0,
+            Absent::Variant(variant) => self.medium.has(variant),
+            Absent::Tracker | Absent::Msix => true,
             Absent::ConfigChange | Absent::Queues(_) | Absent::WritableConfig => {
                 self.medium == Medium::Block
             }
             Absent::DeviceType(id) => match self.medium {
-                Medium::Block => id == blk::ID,
+                Medium::Block | Medium::Zoned => id == blk::ID,
                 Medium::Entropy => id == rng::ID,
             },
+            Absent::Part(_) => self.medium != Medium::Entropy,
             Absent::Function | Absent::Permission | Absent::Header | Absent::Capability(_) => false,
+        }
+    }
+}
+
+impl Emulated {
+    /// A function whose configuration does not change by itself.
+    fn steady(&self, config: FunctionConfig, device: Arc<dyn VirtioDevice>) -> Subject {
+        let function = PciFunction::new(config, (self.seams.device)(device));
+        Subject {
+            bus: Low::plug(EmulatedBus::new(function)),
+            change_config: None,
+            limit: self.limit,
         }
     }
 }
@@ -243,7 +294,7 @@ struct Changing {
 }
 
 impl Changing {
-    fn new() -> io::Result<Arc<Self>> {
+    fn new(read_only: bool) -> io::Result<Arc<Self>> {
         let mut file = tempfile::NamedTempFile::new()?;
         // Every byte differs from what buffers are filled with and from zero.
         let content: Vec<u8> = (0..=255_u8)
@@ -253,6 +304,7 @@ impl Changing {
         file.write_all(&content)?;
         let options = BlkOptions {
             queues: 2,
+            read_only,
             ..BlkOptions::default()
         };
         let disk = BlkDevice::open_path(file.path(), options).map_err(io::Error::other)?;
@@ -304,6 +356,11 @@ impl VirtioDevice for Changing {
         }
     }
     fn negotiated(&self, features: u64) {
+        // A driver that cannot flush gets a cache that needs no flushes.
+        let both = feature::BLK_CONFIG_WCE | feature::BLK_FLUSH;
+        if features & both == feature::BLK_CONFIG_WCE {
+            self.writeback.store(0, Ordering::SeqCst);
+        }
         self.disk.negotiated(features);
     }
     fn reset(&self) {

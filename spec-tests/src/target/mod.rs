@@ -3,6 +3,7 @@
 mod emulated;
 mod remote;
 mod vhost_user;
+mod zoned;
 
 pub use emulated::{Emulated, Medium, Seams};
 pub use remote::{Address, Remote};
@@ -38,6 +39,22 @@ pub enum Variant {
     PasidEnabled,
     /// It has no tracker.
     NoTracker,
+    /// A disk that may not be written.
+    ReadOnly,
+    /// A disk with zones that need not be written in sequence.
+    HostAware,
+    /// A disk with zones that knows no appends.
+    NoAppend,
+}
+
+impl Variant {
+    /// Whether a stranger may have this face as it comes: the case sees for itself.
+    pub const fn may_be_plain(self) -> bool {
+        matches!(
+            self,
+            Self::Plain | Self::ReadOnly | Self::HostAware | Self::NoAppend
+        )
+    }
 }
 
 /// The PASID of the DMA of a [`Variant::PasidEnabled`] function.
