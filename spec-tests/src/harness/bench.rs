@@ -294,6 +294,15 @@ impl Bench {
         Ok(low | self.get(value)? << 32)
     }
 
+    /// What a driver takes of any device: VERSION_1, and ACCESS_PLATFORM where it is offered, for
+    /// a device behind an IOMMU may refuse to work without it.
+    ///
+    /// # Errors
+    /// The bus's.
+    pub fn basis(&self) -> Result<u64, Stop> {
+        Ok(feature::VERSION_1 | self.offered()? & feature::ACCESS_PLATFORM)
+    }
+
     /// Writes the driver's features.
     ///
     /// # Errors
@@ -315,7 +324,7 @@ impl Bench {
         self.set_status(status::NEGOTIATING)
     }
 
-    /// Everything up to FEATURES_OK with VERSION_1 and `need`.
+    /// Everything up to FEATURES_OK with [`Bench::basis`] and `need`.
     ///
     /// # Errors
     /// Not applicable if `need` is not offered, inconclusive if FEATURES_OK does not stay.
@@ -324,7 +333,7 @@ impl Bench {
         if self.offered()? & need != need {
             return Err(Stop::NotApplicable(Absent::Features(need)));
         }
-        self.accept(need | feature::VERSION_1)?;
+        self.accept(need | self.basis()?)?;
         self.set_status(status::AGREED)?;
         let shown = self.status()?;
         arose(shown == status::AGREED, || {
