@@ -111,7 +111,7 @@ fn insists_on_zoned(bench: &Bench) -> Judged {
     for more in [0, feature::BLK_FLUSH] {
         bench.to_driver()?;
         let more = more & bench.offered()?;
-        bench.accept(feature::VERSION_1 | more)?;
+        bench.accept((bench.basis()? | more) & !feature::BLK_ZONED)?;
         bench.set_status(status::AGREED)?;
         let shown = bench.status()?;
         demand(

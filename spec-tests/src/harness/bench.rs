@@ -296,6 +296,18 @@ impl Bench {
         Ok(low | self.get(value)? << 32)
     }
 
+    /// What a driver takes of any device: VERSION_1, and what a device may refuse to work without:
+    /// ACCESS_PLATFORM where it is offered, for there may be an IOMMU, and ZONED of a disk whose
+    /// zones must be written in sequence.
+    ///
+    /// # Errors
+    /// The bus's.
+    pub fn basis(&self) -> Result<u64, Stop> {
+        let offered = self.offered()?;
+        let platform = offered & feature::ACCESS_PLATFORM;
+        Ok(feature::VERSION_1 | platform | self.insisted(offered)?)
+    }
+
     /// Writes the driver's features.
     ///
     /// # Errors
@@ -317,17 +329,16 @@ impl Bench {
         self.set_status(status::NEGOTIATING)
     }
 
-    /// Everything up to FEATURES_OK with VERSION_1, `need`, and what the device insists on.
+    /// Everything up to FEATURES_OK with [`Bench::basis`] and `need`.
     ///
     /// # Errors
     /// Not applicable if `need` is not offered, inconclusive if FEATURES_OK does not stay.
     pub fn to_features_ok(&self, need: u64) -> Result<(), Stop> {
         self.to_driver()?;
-        let offered = self.offered()?;
-        if offered & need != need {
+        if self.offered()? & need != need {
             return Err(Stop::NotApplicable(Absent::Features(need)));
         }
-        self.accept(need | feature::VERSION_1 | self.insisted(offered)?)?;
+        self.accept(need | self.basis()?)?;
         self.set_status(status::AGREED)?;
         let shown = self.status()?;
         arose(shown == status::AGREED, || {

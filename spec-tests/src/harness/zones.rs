@@ -93,8 +93,8 @@ impl Bench {
         Ok(u8::try_from(model).unwrap_or(u8::MAX))
     }
 
-    /// Features besides VERSION_1 without which the device must not be driven: a host-managed
-    /// disk insists on ZONED.
+    /// Features without which the device type refuses to be driven: a host-managed disk insists
+    /// on ZONED.
     ///
     /// # Errors
     /// The bus's.

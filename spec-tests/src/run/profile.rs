@@ -162,6 +162,19 @@ mod tests {
     }
 
     #[test]
+    fn the_book_s_profile_is_one() {
+        let text = include_str!("../../../docs/profiles/example.toml");
+        let profile = Profile::parse(text).unwrap();
+        let registry = crate::clause::Registry::load().unwrap();
+        let [waiver] = &profile.waivers[..] else {
+            panic!("{:?}", profile.waivers);
+        };
+        let clause = registry.get(&waiver.clause).unwrap();
+        let case = crate::cases::all().find(|case| Some(case.name) == waiver.case.as_deref());
+        assert!(case.unwrap().clauses.iter().any(|name| clause.is(name)));
+    }
+
+    #[test]
     fn what_is_no_profile_is_refused() {
         let good = "name = 'x'\nfeatures = ['VERSION_1', 'bit 9']\n";
         let profile = Profile::parse(good).unwrap();

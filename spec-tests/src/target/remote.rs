@@ -192,7 +192,7 @@ impl Target for Remote {
         let bus = self.bus().map_err(Stop::Lost)?;
         match bus.bus.reset() {
             // Not every function has a function level reset: the device reset has to do then.
-            Ok(()) | Err(BusError::Refused { .. }) => {}
+            Ok(()) | Err(BusError::Refused { .. } | BusError::Exhausted { .. }) => {}
             Err(error) => return Err(error.into()),
         }
         quiesce(bus.as_ref(), self.limit)?;
