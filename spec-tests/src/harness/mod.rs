@@ -1,14 +1,17 @@
 //! What cases stand on: the way to the function, memory, rings, waiting, verdicts.
 
+mod admin;
 mod bench;
 mod caps;
 mod live;
 mod memory;
+pub mod objects;
 mod outcome;
 mod ring;
 mod trace;
 mod tracker;
 
+pub use admin::{Admin, Answer, Command, Ticket, words};
 pub use bench::{Bench, LIMIT, QUIET};
 pub use caps::{Caps, Msix, RawCap, Region};
 pub use live::Live;

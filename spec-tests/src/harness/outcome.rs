@@ -44,6 +44,10 @@ pub enum Absent {
     DeviceType(u16),
     /// No virtio capability of this type.
     Capability(u8),
+    /// It owns fewer functions than this.
+    Members(u16),
+    /// It does not report this administration command as supported.
+    Command(u16),
 }
 
 impl fmt::Display for Absent {
@@ -60,6 +64,8 @@ impl fmt::Display for Absent {
             Self::Header => f.write_str("requests with a header"),
             Self::DeviceType(id) => write!(f, "device of virtio type {id}"),
             Self::Capability(kind) => write!(f, "virtio capability with cfg_type {kind}"),
+            Self::Members(count) => write!(f, "{count} functions that it owns"),
+            Self::Command(opcode) => write!(f, "administration command {opcode:#06x}"),
             Self::Permission => f.write_str("permission to be written to (--allow-write)"),
         }
     }

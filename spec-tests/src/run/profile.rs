@@ -119,7 +119,9 @@ impl Profile {
             | Absent::Permission
             | Absent::Header
             | Absent::DeviceType(_)
-            | Absent::Capability(_) => false,
+            | Absent::Capability(_)
+            | Absent::Members(_)
+            | Absent::Command(_) => false,
         }
     }
 }

@@ -38,6 +38,10 @@ pub enum Variant {
     PasidEnabled,
     /// It has no tracker.
     NoTracker,
+    /// It has administration queues and owns no other function.
+    Admin,
+    /// It has administration queues and owns other functions, as PCI's virtual functions.
+    Owner,
 }
 
 /// The PASID of the DMA of a [`Variant::PasidEnabled`] function.
@@ -49,6 +53,9 @@ pub struct Subject {
     pub bus: Arc<dyn Bus>,
     /// Makes the device change its configuration by itself.
     pub change_config: Option<Box<dyn Fn()>>,
+    /// The functions that it owns, from number 1 on, as their own drivers reach them; none where
+    /// nobody but the target's driver does.
+    pub members: Vec<Subject>,
     /// How long it may take for anything that it must do: [`crate::harness::LIMIT`], or less where
     /// it is known to be quick.
     pub limit: Duration,

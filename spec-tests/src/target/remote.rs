@@ -186,7 +186,8 @@ impl Target for Remote {
     }
 
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
-        if want != Variant::Plain {
+        // Whether it has administration queues or members, its registers say.
+        if !matches!(want, Variant::Plain | Variant::Admin | Variant::Owner) {
             return Err(Stop::NotApplicable(Absent::Variant(want)));
         }
         let bus = self.bus().map_err(Stop::Lost)?;
@@ -200,6 +201,7 @@ impl Target for Remote {
         Ok(Subject {
             bus,
             change_config: None,
+            members: Vec::new(),
             limit: self.limit,
         })
     }
