@@ -1,9 +1,12 @@
 //! What is done to find out whether clauses are kept.
 
+mod admin;
+mod admin_queue;
 mod common_cfg;
 mod features;
 mod init;
 mod notify_irq;
+mod objects;
 mod pci;
 mod pci_caps;
 mod queue_state;
@@ -96,6 +99,9 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         pci_caps::CASES,
         common_cfg::CASES,
         notify_irq::CASES,
+        admin::CASES,
+        admin_queue::CASES,
+        objects::CASES,
     ]
     .into_iter()
     .flatten()

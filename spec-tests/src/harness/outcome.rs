@@ -48,6 +48,8 @@ pub enum Absent {
     Members(u16),
     /// It does not report this administration command as supported.
     Command(u16),
+    /// No command ends in this administration status, try as one may.
+    Status(u16),
 }
 
 impl fmt::Display for Absent {
@@ -66,6 +68,7 @@ impl fmt::Display for Absent {
             Self::Capability(kind) => write!(f, "virtio capability with cfg_type {kind}"),
             Self::Members(count) => write!(f, "{count} functions that it owns"),
             Self::Command(opcode) => write!(f, "administration command {opcode:#06x}"),
+            Self::Status(status) => write!(f, "answer with administration status {status}"),
             Self::Permission => f.write_str("permission to be written to (--allow-write)"),
         }
     }

@@ -121,7 +121,8 @@ impl Profile {
             | Absent::DeviceType(_)
             | Absent::Capability(_)
             | Absent::Members(_)
-            | Absent::Command(_) => false,
+            | Absent::Command(_)
+            | Absent::Status(_) => false,
         }
     }
 }

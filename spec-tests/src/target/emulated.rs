@@ -146,7 +146,7 @@ impl Target for Emulated {
             Absent::Features(bits) => bits & absent == 0,
             Absent::Tracker | Absent::Variant(_) | Absent::Msix => true,
             Absent::Members(count) => count <= MEMBERS,
-            Absent::Command(_) => true,
+            Absent::Command(_) | Absent::Status(_) => true,
             Absent::ConfigChange | Absent::Queues(_) | Absent::WritableConfig => {
                 self.medium == Medium::Block
             }
