@@ -1,11 +1,14 @@
 //! What is done to find out whether clauses are kept.
 
+mod admin;
+mod admin_queue;
 mod blk;
 mod blk_ranges;
 mod common_cfg;
 mod features;
 mod init;
 mod notify_irq;
+mod objects;
 mod pci;
 mod pci_caps;
 mod queue_state;
@@ -102,6 +105,9 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         pci_caps::CASES,
         common_cfg::CASES,
         notify_irq::CASES,
+        admin::CASES,
+        admin_queue::CASES,
+        objects::CASES,
         blk::CASES,
         blk_ranges::CASES,
         rng::CASES,

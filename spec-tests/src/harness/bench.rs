@@ -9,7 +9,7 @@ use crate::constants::{COMMON_LEN, Field, PAGE, Place, cfg_type, feature, reg, s
 use crate::target::Subject;
 use driver::bus::{Bus, Interrupt};
 use driver::memory::DmaMemory;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,7 @@ pub struct Bench {
     trace: Trace,
     random: Cell<u64>,
     change_config: Option<Box<dyn Fn()>>,
+    members: RefCell<Vec<Option<Subject>>>,
     /// How long it may take for anything that it must do.
     pub limit: Duration,
 }
@@ -63,6 +64,7 @@ impl Bench {
         let Subject {
             bus,
             change_config,
+            members,
             limit,
         } = subject;
         let caps = Caps::walk(bus.as_ref())?;
@@ -80,6 +82,7 @@ impl Bench {
             trace,
             random: Cell::new(seed),
             change_config,
+            members: RefCell::new(members.into_iter().map(Some).collect()),
             limit,
         })
     }
@@ -479,6 +482,20 @@ impl Bench {
         self.step("the device changes its configuration");
         change();
         Ok(())
+    }
+
+    /// The function of this number, from 1 on, which the target owns, with memory of its own and
+    /// as its own driver reaches it. It can be had once.
+    ///
+    /// # Errors
+    /// Not applicable if nobody but the target's driver reaches it, or it was taken before.
+    pub fn member(&self, number: u16) -> Result<Self, Stop> {
+        let mut members = self.members.borrow_mut();
+        let index = usize::from(number).checked_sub(1);
+        let subject = index.and_then(|index| members.get_mut(index)?.take());
+        let subject = subject.ok_or(Stop::NotApplicable(Absent::Members(number)))?;
+        let trace = self.trace.clone();
+        Self::new(subject, trace, self.random.get() ^ u64::from(number))
     }
 
     // Memory and time.

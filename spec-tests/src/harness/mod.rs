@@ -1,16 +1,19 @@
 //! What cases stand on: the way to the function, memory, rings, waiting, verdicts.
 
+mod admin;
 mod bench;
 mod caps;
 mod disk;
 mod live;
 mod memory;
+pub mod objects;
 mod outcome;
 mod ring;
 mod trace;
 mod tracker;
 mod zones;
 
+pub use admin::{Admin, Answer, Command, Ticket, words};
 pub use bench::{Bench, LIMIT, QUIET};
 pub use caps::{Caps, Msix, RawCap, Region};
 pub use disk::{Answer, Disk, range};

@@ -120,7 +120,10 @@ impl Profile {
             | Absent::Header
             | Absent::DeviceType(_)
             | Absent::Capability(_)
-            | Absent::Part(_) => false,
+            | Absent::Part(_)
+            | Absent::Members(_)
+            | Absent::Command(_)
+            | Absent::Status(_) => false,
         }
     }
 }

@@ -38,6 +38,11 @@ const DELAY: Duration = Duration::from_millis(60);
 /// What the raising device raises `gra_power` to.
 const COARSE: u8 = 3;
 
+/// Administration queues of a function that has some.
+const ADMIN_QUEUES: u16 = 2;
+/// Functions that an owner owns.
+const MEMBERS: u16 = 2;
+
 /// What kind of device the emulated function is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Medium {
@@ -154,6 +159,7 @@ impl Target for Emulated {
             Variant::PasidDisabled => config.pasid = Pasid::Disabled,
             Variant::PasidEnabled => config.pasid = Pasid::Enabled,
             Variant::NoTracker => config.tracker = false,
+            Variant::Admin | Variant::Owner => config.admin.queues = ADMIN_QUEUES,
         }
         for bit in config
             .features
@@ -163,45 +169,28 @@ impl Target for Emulated {
             config.features.remove(bit);
         }
         (self.seams.config)(&mut config);
-        match self.medium {
-            Medium::Block => {
-                let disk = Changing::new(want == Variant::ReadOnly).map_err(unreachable)?;
-                let function = PciFunction::new(
-                    config,
-                    (self.seams.device)(Arc::clone(&disk) as Arc<dyn VirtioDevice>),
-                );
-                let teller = Arc::clone(&function);
-                Ok(Subject {
-                    bus: Low::plug(EmulatedBus::new(function)),
-                    change_config: Some(Box::new(move || {
-                        disk.more.fetch_add(1, Ordering::SeqCst);
-                        teller.notify_config_change();
-                    })),
-                    limit: self.limit,
-                })
-            }
-            Medium::Entropy => Ok(self.steady(config, RngDevice::seeded(1))),
-            Medium::Zoned => {
-                let make = match want {
-                    Variant::HostAware => Make::HostAware,
-                    Variant::NoAppend => Make::NoAppend,
-                    _ => Make::HostManaged,
-                };
-                Ok(self.steady(config, ZonedDisk::new(make)))
+        let mut owned = Vec::new();
+        if want == Variant::Owner {
+            for _ in 0..MEMBERS {
+                owned.push(self.made(Variant::Plain, FunctionConfig::default(), Vec::new())?);
             }
         }
+        let functions = owned.iter().map(|made| Arc::clone(&made.function));
+        let owner = self.made(want, config, functions.collect())?;
+        Ok(Subject {
+            members: owned.into_iter().map(|made| self.subject(made)).collect(),
+            ..self.subject(owner)
+        })
     }
 
     fn claims(&self, what: Absent) -> bool {
-        let absent = feature::RING_PACKED
-            | feature::ADMIN_VQ
-            | feature::ACCESS_PLATFORM
-            | feature::SR_IOV
-            | feature::IN_ORDER;
+        let absent = feature::RING_PACKED | feature::ACCESS_PLATFORM | feature::IN_ORDER;
         match what {
             Absent::Features(bits) => bits & (absent | self.medium.lacks()) == 0,
             Absent::Variant(variant) => self.medium.has(variant),
             Absent::Tracker | Absent::Msix => true,
+            Absent::Members(count) => count <= MEMBERS,
+            Absent::Command(_) | Absent::Status(_) => true,
             Absent::ConfigChange | Absent::Queues(_) | Absent::WritableConfig => {
                 self.medium == Medium::Block
             }
@@ -215,13 +204,64 @@ impl Target for Emulated {
     }
 }
 
+/// A function that was made, and how its configuration changes.
+struct Made {
+    function: Arc<PciFunction>,
+    change_config: Option<Box<dyn Fn()>>,
+}
+
 impl Emulated {
-    /// A function whose configuration does not change by itself.
-    fn steady(&self, config: FunctionConfig, device: Arc<dyn VirtioDevice>) -> Subject {
-        let function = PciFunction::new(config, (self.seams.device)(device));
+    /// A function of this medium in the variant that is wanted, which owns `members`.
+    fn made(
+        &self,
+        want: Variant,
+        config: FunctionConfig,
+        members: Vec<Arc<PciFunction>>,
+    ) -> Result<Made, Stop> {
+        let function = |device: Arc<dyn VirtioDevice>| {
+            let device = (self.seams.device)(device);
+            if members.is_empty() {
+                return Ok(PciFunction::new(config, device));
+            }
+            let owner = PciFunction::owner(config, device, members.clone());
+            owner.map_err(|error| unreachable(io::Error::other(error)))
+        };
+        Ok(match self.medium {
+            Medium::Block => {
+                let disk = Changing::new(want == Variant::ReadOnly).map_err(unreachable)?;
+                let function = function(Arc::clone(&disk) as Arc<dyn VirtioDevice>)?;
+                let teller = Arc::clone(&function);
+                Made {
+                    function,
+                    change_config: Some(Box::new(move || {
+                        disk.more.fetch_add(1, Ordering::SeqCst);
+                        teller.notify_config_change();
+                    })),
+                }
+            }
+            Medium::Entropy => Made {
+                function: function(RngDevice::seeded(1))?,
+                change_config: None,
+            },
+            Medium::Zoned => {
+                let make = match want {
+                    Variant::HostAware => Make::HostAware,
+                    Variant::NoAppend => Make::NoAppend,
+                    _ => Make::HostManaged,
+                };
+                Made {
+                    function: function(ZonedDisk::new(make))?,
+                    change_config: None,
+                }
+            }
+        })
+    }
+
+    fn subject(&self, made: Made) -> Subject {
         Subject {
-            bus: Low::plug(EmulatedBus::new(function)),
-            change_config: None,
+            bus: Low::plug(EmulatedBus::new(made.function)),
+            change_config: made.change_config,
+            members: Vec::new(),
             limit: self.limit,
         }
     }

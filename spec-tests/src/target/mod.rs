@@ -39,6 +39,10 @@ pub enum Variant {
     PasidEnabled,
     /// It has no tracker.
     NoTracker,
+    /// It has administration queues and owns no other function.
+    Admin,
+    /// It has administration queues and owns other functions, as PCI's virtual functions.
+    Owner,
     /// A disk that may not be written.
     ReadOnly,
     /// A disk with zones that need not be written in sequence.
@@ -52,7 +56,12 @@ impl Variant {
     pub const fn may_be_plain(self) -> bool {
         matches!(
             self,
-            Self::Plain | Self::ReadOnly | Self::HostAware | Self::NoAppend
+            Self::Plain
+                | Self::Admin
+                | Self::Owner
+                | Self::ReadOnly
+                | Self::HostAware
+                | Self::NoAppend
         )
     }
 }
@@ -66,6 +75,9 @@ pub struct Subject {
     pub bus: Arc<dyn Bus>,
     /// Makes the device change its configuration by itself.
     pub change_config: Option<Box<dyn Fn()>>,
+    /// The functions that it owns, from number 1 on, as their own drivers reach them; none where
+    /// nobody but the target's driver does.
+    pub members: Vec<Subject>,
     /// How long it may take for anything that it must do: [`crate::harness::LIMIT`], or less where
     /// it is known to be quick.
     pub limit: Duration,

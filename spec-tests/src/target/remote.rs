@@ -200,6 +200,7 @@ impl Target for Remote {
         Ok(Subject {
             bus,
             change_config: None,
+            members: Vec::new(),
             limit: self.limit,
         })
     }
