@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 const USE: Duration = Duration::from_millis(60);
 
 /// A descriptor of queue 0's table.
-struct Descriptor {
-    address: u64,
-    len: u32,
-    flags: u16,
+pub(super) struct Descriptor {
+    pub(super) address: u64,
+    pub(super) len: u32,
+    pub(super) flags: u16,
     next: u16,
 }
 
@@ -46,16 +46,16 @@ pub(super) fn learn(at: &Function, access: Access, value: u64) -> Result<(), Bus
     Ok(())
 }
 
-fn index(mind: &Mind, which: &'static str) -> u16 {
+pub(super) fn index(mind: &Mind, which: &'static str) -> u16 {
     u16::from_le_bytes(mind.peek(mind.recall(which).unwrap_or(0) + 2))
 }
 
-fn slot(mind: &Mind, index: u16) -> u64 {
+pub(super) fn slot(mind: &Mind, index: u16) -> u64 {
     u64::from(index) % mind.recall("size").unwrap_or(1).max(1)
 }
 
 /// The chain that was made available last, descriptors of the table only.
-fn chain(mind: &Mind) -> Vec<Descriptor> {
+pub(super) fn chain(mind: &Mind) -> Vec<Descriptor> {
     let last = slot(mind, index(mind, "avail").wrapping_sub(1));
     let mut at = u16::from_le_bytes(mind.peek(mind.recall("avail").unwrap_or(0) + 4 + 2 * last));
     let mut chain = Vec::new();
@@ -83,7 +83,7 @@ fn deaf_to(
 }
 
 /// Does something once everything that was made available has been used.
-pub(super) fn after_use(at: &Function, access: Access, what: fn(&Mind)) {
+pub(super) fn after_use(at: &Function, access: Access, what: impl FnOnce(&Mind)) {
     if !at.kicked(access) {
         return;
     }
@@ -357,6 +357,31 @@ pub const MUTANTS: &[Mutant] = &[
                     let ahead = used_event(mind).wrapping_sub(index(mind, "used"));
                     fired || with_event_idx(mind) && (5..20).contains(&ahead)
                 })
+            },
+            ..LEARNING
+        },
+    },
+    Mutant {
+        name: "swaps_the_first_two_with_in_order",
+        clauses: &[clause!(reserved "D5")],
+        defect: Defect {
+            wrote: |at, access, value| {
+                let high = at.is(access, reg::DRIVER_FEATURE);
+                if high && at.get(reg::DRIVER_FEATURE_SELECT)? == 1 {
+                    at.remember("high", value);
+                }
+                if at.recall("high").unwrap_or(0) & (feature::IN_ORDER >> 32) == 0 {
+                    return Ok(());
+                }
+                after_use(at, access, |mind| {
+                    let first = mind.recall("used").unwrap_or(0) + 4;
+                    let second = first + ring::USED;
+                    let elements: [[u8; 8]; 2] = [mind.peek(second), mind.peek(first)];
+                    for (place, byte) in (first..).zip(elements.as_flattened()) {
+                        mind.scribble(place, *byte);
+                    }
+                });
+                Ok(())
             },
             ..LEARNING
         },
