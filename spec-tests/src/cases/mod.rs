@@ -2,6 +2,7 @@
 
 mod admin;
 mod admin_queue;
+mod capabilities;
 mod common_cfg;
 mod features;
 mod init;
@@ -101,6 +102,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         notify_irq::CASES,
         admin::CASES,
         admin_queue::CASES,
+        capabilities::CASES,
         objects::CASES,
     ]
     .into_iter()
