@@ -124,6 +124,10 @@ impl Target for Emulated {
             Variant::PasidEnabled => config.pasid = Pasid::Enabled,
             Variant::NoTracker => config.tracker = false,
             Variant::Admin | Variant::Owner => config.admin.queues = ADMIN_QUEUES,
+            Variant::TableOpcodes => {
+                config.admin.queues = ADMIN_QUEUES;
+                config.admin.table_opcodes = true;
+            }
         }
         for bit in config
             .features
@@ -134,7 +138,7 @@ impl Target for Emulated {
         }
         (self.seams.config)(&mut config);
         let mut owned = Vec::new();
-        if want == Variant::Owner {
+        if matches!(want, Variant::Owner | Variant::TableOpcodes) {
             for _ in 0..MEMBERS {
                 owned.push(self.made(FunctionConfig::default(), Vec::new())?);
             }
