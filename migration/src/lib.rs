@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 mod error;
 mod guest;
 pub mod observe;
