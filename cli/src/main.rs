@@ -13,6 +13,7 @@ mod migrate;
 mod progress;
 mod receive;
 mod size;
+mod stream;
 mod summary;
 
 use args::{Cli, Command};
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Probe(args) => exit::report(exercise::probe(&args)),
         Command::QueueState(args) => exit::report(exercise::queue_state(&args)),
         Command::Receive(args) => exit::report(receive::run(&args)),
+        Command::Stream(command) => exit::report(stream::run(&command)),
         Command::Suspend(args) => exit::report(exercise::suspend(&args)),
         Command::Track(args) => exit::report(exercise::track(&args)),
     }
