@@ -7,6 +7,7 @@
 
 pub mod checkpoint;
 mod error;
+pub mod faults;
 mod guest;
 pub mod observe;
 pub mod policy;

@@ -4,6 +4,7 @@ use super::failover::FailoverError;
 use super::message::Side;
 use super::order::ProtocolError;
 use crate::error::GuestError;
+use crate::stream::StreamError;
 use driver::dirty::DirtyError;
 use std::io;
 
@@ -24,7 +25,10 @@ pub enum CheckpointError {
         /// What the system said, its number included.
         source: io::Error,
     },
-    /// An epoch is not what the stream's format allows, or does not fit the guest.
+    /// The stream between the messages is cut or malformed.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// An epoch does not fit the guest, or is not what was announced.
     #[error("an epoch that cannot be taken: {0}")]
     Epoch(String),
     /// The guest could not be stopped, saved, loaded or let go on.

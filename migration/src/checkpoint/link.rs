@@ -10,7 +10,8 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 /// A connection that can be ended from another thread.
 pub trait HangUp: Send + Sync {
@@ -44,7 +45,7 @@ impl<S: HangUp + 'static> Line<S> {
         let switch = Switch(Arc::new(Shared {
             failover: Failover::default(),
             line: ear,
-            lock: Mutex::new(()),
+            asked: Mutex::new(false),
             decided: Condvar::new(),
         }));
         (Self(socket), switch)
@@ -92,14 +93,15 @@ pub struct Completed(());
 #[derive(Debug)]
 struct Shared<L: ?Sized> {
     failover: Failover,
-    lock: Mutex<()>,
+    /// A checkpoint has been asked for.
+    asked: Mutex<bool>,
     decided: Condvar,
     line: Weak<L>,
 }
 
 trait Shares: Send + Sync {
     fn failover(&self) -> &Failover;
-    fn decided(&self) -> (&Mutex<()>, &Condvar);
+    fn decided(&self) -> (&Mutex<bool>, &Condvar);
     fn hang_up(&self);
 }
 
@@ -108,8 +110,8 @@ impl<S: HangUp> Shares for Shared<S> {
         &self.failover
     }
 
-    fn decided(&self) -> (&Mutex<()>, &Condvar) {
-        (&self.lock, &self.decided)
+    fn decided(&self) -> (&Mutex<bool>, &Condvar) {
+        (&self.asked, &self.decided)
     }
 
     fn hang_up(&self) {
@@ -155,9 +157,8 @@ impl Switch {
         };
         if begun == Begun::Active {
             self.0.hang_up();
-            let (lock, decided) = self.0.decided();
-            let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
-            decided.notify_all();
+            let guard = self.asked();
+            self.0.decided().1.notify_all();
             drop(guard);
         }
         Ok(begun)
@@ -185,11 +186,38 @@ impl Switch {
 
     /// Waits until a failover is decided. Whoever makes checkpoints does so when they have ended.
     pub fn wait(&self) {
-        let (lock, decided) = self.0.decided();
-        let mut guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let decided = self.0.decided().1;
+        let mut guard = self.asked();
         while !matches!(self.state(), State::Active | State::Completed) {
             guard = decided.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Asks for a checkpoint now, whatever the period.
+    pub fn ask(&self) {
+        *self.asked() = true;
+        self.0.decided().1.notify_all();
+    }
+
+    /// Waits until a checkpoint is due, after `period` at the latest, or a failover is asked for.
+    pub(super) fn sleep(&self, period: Duration) {
+        let begin = Instant::now();
+        let decided = self.0.decided().1;
+        let mut asked = self.asked();
+        loop {
+            let left = period.saturating_sub(begin.elapsed());
+            let due = std::mem::take(&mut *asked) || left.is_zero();
+            if due || self.state() != State::None {
+                return;
+            }
+            let waited = decided.wait_timeout(asked, left);
+            (asked, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, bool> {
+        let asked = self.0.decided().0.lock();
+        asked.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The guest runs here.
