@@ -18,6 +18,11 @@ pub trait HangUp: Send + Sync {
     /// Ends both directions. Whoever is blocked in it wakes with an end or an error; the descriptor
     /// stays open.
     fn hang_up(&self);
+    /// How long a read or a write may take; for ever without.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn set_patience(&self, patience: Option<Duration>) -> io::Result<()>;
 }
 
 macro_rules! sockets {
@@ -27,6 +32,11 @@ macro_rules! sockets {
                 // One that is not connected any more needs none.
                 let ended = self.shutdown(Shutdown::Both);
                 tracing::debug!(?ended, "hanging up");
+            }
+
+            fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+                self.set_read_timeout(patience)?;
+                self.set_write_timeout(patience)
             }
         }
     )*};
@@ -49,6 +59,11 @@ impl<S: HangUp + 'static> Line<S> {
             decided: Condvar::new(),
         }));
         (Self(socket), switch)
+    }
+
+    /// How long the peer may take for what is due; for ever without.
+    pub(super) fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+        self.0.set_patience(patience)
     }
 
     /// Closes the connection: the guest runs here.
@@ -244,6 +259,10 @@ mod tests {
     impl HangUp for Counted {
         fn hang_up(&self) {
             self.hung_up.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn set_patience(&self, _: Option<Duration>) -> io::Result<()> {
+            Ok(())
         }
     }
 

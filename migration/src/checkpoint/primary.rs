@@ -74,6 +74,7 @@ where
     G: Protected + ?Sized,
 {
     /// Copies the running guest to a secondary for the first time. From here on its output is held.
+    /// The secondary may take `patience` for each thing that is due.
     ///
     /// # Errors
     /// Why there is no pair. The guest was never protected: it runs on with nothing held, and
@@ -82,6 +83,7 @@ where
         guest: &'g mut G,
         line: Line<S>,
         switch: Switch,
+        patience: Duration,
     ) -> Result<(Self, EpochReport), (CheckpointError, Survived)> {
         let memory = guest.memory();
         let end = memory.iter().map(|w| w.iova() + w.len()).max().unwrap_or(0);
@@ -100,7 +102,7 @@ where
             sets: Vec::new(),
             epochs: 0,
         };
-        match primary.first_copy() {
+        match primary.first_copy(patience) {
             Ok(report) => Ok((primary, report)),
             Err(error) => {
                 let survived = primary.alone();
@@ -109,7 +111,9 @@ where
         }
     }
 
-    fn first_copy(&mut self) -> Result<EpochReport, CheckpointError> {
+    fn first_copy(&mut self, patience: Duration) -> Result<EpochReport, CheckpointError> {
+        let set = self.stream.get_mut().set_patience(Some(patience));
+        set.map_err(self.control.lost("setting a time limit".to_owned()))?;
         self.guest.hold()?;
         self.start_tracking()?;
         let description = self.guest.describe();

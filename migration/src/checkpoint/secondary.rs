@@ -12,6 +12,7 @@ use driver::dirty::{DirtySet, PAGE_SIZE};
 use driver::memory::DmaMemory;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 const PAGE_BYTES: usize = 4096;
 const _: () = assert!(PAGE_SIZE == 4096);
@@ -41,12 +42,16 @@ pub struct Secondary<'g, S, G: ?Sized> {
     all: DirtySet,
     /// The memory of the last whole checkpoint, if something here writes the guest's.
     cache: Option<DmaMemory>,
+    /// Pages that were written here since the last whole checkpoint. Kept until they are undone: an
+    /// epoch that comes to nothing must not forget them.
+    own: DirtySet,
     /// The device states of the last whole checkpoint.
     whole: Vec<DeviceRecord>,
     epoch: Epoch,
     epochs: u64,
     /// A checkpoint was begun to be loaded and could not: what is in memory is none.
     torn: bool,
+    patience: Duration,
 }
 
 impl<'g, S, G> Secondary<'g, S, G>
@@ -55,7 +60,8 @@ where
     for<'a> &'a S: Read + Write,
     G: Standby + ?Sized,
 {
-    /// Takes a guest for the first time.
+    /// Takes a guest for the first time. The primary may take `patience` for each thing that is due;
+    /// for the next checkpoint it may take for ever.
     ///
     /// # Errors
     /// Why there is no pair: nothing here can be run.
@@ -63,6 +69,7 @@ where
         standby: &'g mut G,
         line: Line<S>,
         switch: Switch,
+        patience: Duration,
     ) -> Result<Self, CheckpointError> {
         let mut secondary = Self {
             standby,
@@ -72,11 +79,14 @@ where
             memory: Vec::new(),
             all: DirtySet::default(),
             cache: None,
+            own: DirtySet::default(),
             whole: Vec::new(),
             epoch: Epoch::default(),
             epochs: 0,
             torn: false,
+            patience,
         };
+        secondary.await_no_longer_than(Some(patience))?;
         secondary.first_copy()?;
         Ok(secondary)
     }
@@ -94,6 +104,7 @@ where
         for window in &self.memory {
             self.all.insert_bytes(window.iova(), window.len());
         }
+        self.own = DirtySet::new(self.all.len());
         let mut missing = self.all.clone();
         loop {
             match self.part()? {
@@ -130,10 +141,11 @@ where
     /// Why there is none. What is in memory, after [`take_over`](Self::take_over), is the last whole
     /// one.
     pub fn checkpoint(&mut self) -> Result<u64, CheckpointError> {
+        self.await_no_longer_than(None)?;
         self.control.hear(self.stream.get_mut())?;
+        self.await_no_longer_than(Some(self.patience))?;
         self.switch.check()?;
-        let mut own = DirtySet::new(self.all.len());
-        self.standby.stop(&mut own)?;
+        self.standby.stop(&mut self.own)?;
         self.say(Kind::Reply)?;
         self.control.hear(self.stream.get_mut())?;
         self.epoch.pages.clear();
@@ -153,7 +165,7 @@ where
         self.switch.begin_load()?;
         let told = self.say(Kind::Received);
         self.torn = true;
-        let loaded = self.restore(&own).and_then(|()| self.load());
+        let loaded = self.restore().and_then(|()| self.load());
         self.torn = loaded.is_err();
         let pending = self.switch.end_load();
         loaded?;
@@ -193,19 +205,21 @@ where
             let why = "the last one could not be loaded, and the one before is gone";
             return Err(CheckpointError::Epoch(why.to_owned()));
         }
-        let mut own = DirtySet::new(self.all.len());
-        self.standby.stop(&mut own)?;
+        self.standby.stop(&mut self.own)?;
         if self.cache.is_some() {
             self.epoch.pages.clear();
-            self.roll_back(&own)?;
+            self.roll_back()?;
             self.standby.load(&self.whole)?;
-            let mut none = DirtySet::new(self.all.len());
-            self.standby.stop(&mut none)?;
         }
         self.standby.take_over()?;
         let completed = self.switch.complete()?;
         self.stream.into_inner().close(&completed);
         Ok(self.epochs)
+    }
+
+    fn await_no_longer_than(&mut self, patience: Option<Duration>) -> Result<(), CheckpointError> {
+        let set = self.stream.get_mut().set_patience(patience);
+        set.map_err(self.control.lost("setting a time limit".to_owned()))
     }
 
     fn part(&mut self) -> Result<Part, CheckpointError> {
@@ -264,17 +278,18 @@ where
     }
 
     /// Brings memory to the epoch that has come: what was written here goes, what came is stored.
-    fn restore(&mut self, own: &DirtySet) -> Result<(), CheckpointError> {
-        self.roll_back(own)?;
+    fn restore(&mut self) -> Result<(), CheckpointError> {
+        self.roll_back()?;
         self.store()
     }
 
     /// Undoes what was written here.
-    fn roll_back(&mut self, own: &DirtySet) -> Result<(), CheckpointError> {
+    fn roll_back(&mut self) -> Result<(), CheckpointError> {
+        let mut undone = std::mem::take(&mut self.own);
+        self.own = DirtySet::new(self.all.len());
         let Some(cache) = &self.cache else {
             return Ok(());
         };
-        let mut undone = own.clone();
         undone.intersect_with(&self.all);
         for page in &self.epoch.pages {
             undone.remove(*page);

@@ -28,7 +28,7 @@ pub fn relay(
     let script: Arc<Mutex<dyn Script>> = Arc::new(Mutex::new(script));
     let forth = (first.try_clone()?, second.try_clone()?);
     let other = Arc::clone(&script);
-    let spawn = |way, from, to, script| {
+    let spawn = |way, from, to, script: Arc<Mutex<dyn Script>>| {
         let thread = std::thread::Builder::new().name(format!("relay {way:?}"));
         thread.spawn(move || pass(way, from, to, &script))
     };
