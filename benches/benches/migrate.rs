@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     let line = Line {
         name: "migrate/bulk round, guest at full speed / plain copy over the same unix socket"
             .into(),
-        bound: Bound::AtLeast(0.7),
+        bound: Bound::AtLeast(0.85),
         figure,
         spread: [runs[0].0, runs[RUNS - 1].0],
         detail,

@@ -100,18 +100,10 @@ fn summary(totals: &Totals) {
 }
 
 /// The share of the stream that is not data of pages.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a share for people; sizes are far below 2^53"
-)]
 fn overhead(totals: &Totals) -> f64 {
     totals.overhead() as f64 / totals.bytes as f64
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a rate for people; sizes are far below 2^53"
-)]
 fn rate(bytes: u64, elapsed: Duration) -> f64 {
     bytes as f64 / elapsed.as_secs_f64()
 }

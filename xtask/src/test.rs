@@ -12,6 +12,7 @@ mod migrate;
 mod pci_config;
 mod runner;
 mod served;
+mod stream;
 mod tree;
 mod vfio;
 
@@ -87,6 +88,11 @@ const PARTS: &[Part] = &[
         name: "migrate",
         about: "the main job passes, and fails untracked",
         run: migrate::run,
+    },
+    Part {
+        name: "stream",
+        about: "Xen's own verifier takes our streams, and refuses damaged ones",
+        run: stream::run,
     },
     Part {
         name: "runner",

@@ -55,6 +55,27 @@ pub struct Kernel {
     pub release: String,
 }
 
+/// What checks our streams that is not ours.
+#[derive(Serialize)]
+pub struct Xen {
+    /// The script, and the Python that runs it.
+    pub files: Foreign,
+    /// The release of Xen.
+    pub version: String,
+}
+
+impl Xen {
+    /// A command that starts Python with Xen's modules.
+    pub fn python(&self) -> Result<Command> {
+        packages::python(&self.files)
+    }
+
+    /// Xen's `verify-stream-v2`.
+    pub fn verifier(&self) -> PathBuf {
+        packages::xen_verifier(&self.files)
+    }
+}
+
 /// What a guest runs on.
 #[derive(Clone, Copy)]
 pub struct Platform<'a> {
@@ -86,6 +107,8 @@ pub struct TestBed {
     pub kernel_trixie: Kernel,
     /// e2fsprogs, kmod and busybox, with their libraries, of Debian 12.
     pub tools: Foreign,
+    /// Xen's verifier of migration streams.
+    pub xen: Xen,
     /// The version of busybox, which is linked statically.
     pub busybox_version: String,
     /// The version of e2fsprogs.
@@ -182,6 +205,10 @@ pub fn ensure(workspace: &Workspace) -> Result<TestBed> {
         })?,
         kernel_bookworm: kernel("kernel-bookworm", &bookworm, "6.1.")?,
         kernel_trixie: kernel("kernel-trixie", &trixie, "6.12.")?,
+        xen: Xen {
+            version: step::ensure(&dir, &packages::XenStep { apt: &bookworm })?.get("xen")?,
+            files: Foreign::new(dir.join("xen")),
+        },
         busybox_version: tools.get("busybox")?,
         e2fsprogs_version: tools.get("e2fsprogs")?,
         tools: tools_root.clone(),

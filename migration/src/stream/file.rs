@@ -152,7 +152,7 @@ impl DestinationStream for Restore {
         let Some(reader) = &mut self.reader else {
             return Ok(Order::Go);
         };
-        while let Some(item) = reader.next()? {
+        while let Some(item) = reader.next_item()? {
             let order = self.intake.order(item);
             let order = order.map_err(|bad| reader.bad(reader.started(), bad))?;
             match order {

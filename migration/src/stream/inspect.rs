@@ -93,7 +93,7 @@ pub fn walk(
     };
     let mut buffer = vec![0; CHUNK];
     let mut last: Option<Row> = None;
-    while let Some(item) = reader.next()? {
+    while let Some(item) = reader.next_item()? {
         let (record, started) = (reader.record().to_owned(), reader.started());
         let detail = detail(&item, &mut totals).map_err(|bad| reader.bad(started, bad))?;
         if let Item::Pages(entries) = &item {

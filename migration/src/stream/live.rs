@@ -302,7 +302,7 @@ impl<S: Read + Write + AsFd> DestinationStream for Destination<S> {
                     Some(order) => return Ok(order),
                     None => self.reader.item(head).map(Some),
                 },
-                None => self.reader.next(),
+                None => self.reader.next_item(),
             };
             let Some(item) = item.map_err(of_peer)? else {
                 break;

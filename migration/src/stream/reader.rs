@@ -116,7 +116,7 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// [`StreamError`]. What follows a fault means nothing: drop the reader, and discard whatever
     /// the stream brought.
-    pub fn next(&mut self) -> Result<Option<Item>, StreamError> {
+    pub fn next_item(&mut self) -> Result<Option<Item>, StreamError> {
         match self.head()? {
             Some(head) => self.item(head).map(Some),
             None if self.next == Next::Record => Ok(None),

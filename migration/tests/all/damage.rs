@@ -11,7 +11,7 @@ pub fn fault(bytes: &[u8], format: Format) -> StreamError {
     loop {
         let left = usize::try_from(reader.data_left()).unwrap().min(4096);
         let done = match left {
-            0 => reader.next().map(|item| item.is_some()),
+            0 => reader.next_item().map(|item| item.is_some()),
             left => reader.data(&mut buffer[..left]).map(|()| true),
         };
         match done {
@@ -97,7 +97,7 @@ fn each_byte_of_the_heads_counts() {
     let bytes = from_hex(GUEST);
     let mut reader = Reader::new(bytes.as_slice(), Format::Libxl);
     let mut heads = Vec::new();
-    while reader.next().unwrap().is_some() {
+    while reader.next_item().unwrap().is_some() {
         let mut data = vec![0; usize::try_from(reader.data_left()).unwrap()];
         reader.data(&mut data).unwrap();
         if reader.record().contains("record") {
@@ -114,7 +114,7 @@ fn each_byte_of_the_heads_counts() {
                 let mut reader = Reader::new(flipped.as_slice(), Format::Libxl);
                 let mut whole = true;
                 loop {
-                    match reader.next() {
+                    match reader.next_item() {
                         Ok(None) => break,
                         Ok(Some(_)) => {}
                         Err(_) => whole = false,
@@ -197,7 +197,7 @@ fn x3_an_unknown_emulator_leaves_nothing_behind() {
     ));
     let mut reader = Reader::new(bytes.as_slice(), Format::Libxl);
     let error = loop {
-        match reader.next() {
+        match reader.next_item() {
             Ok(item) => assert!(item.is_some()),
             Err(error) => break malformed(error),
         }

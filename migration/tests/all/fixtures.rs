@@ -20,7 +20,7 @@ type Found = (Item, Vec<u8>);
 pub fn read(bytes: &[u8], format: Format) -> Vec<Found> {
     let mut reader = Reader::new(bytes, format);
     let mut items = Vec::new();
-    while let Some(item) = reader.next().unwrap() {
+    while let Some(item) = reader.next_item().unwrap() {
         let mut fills = Vec::new();
         while reader.data_left() > 0 {
             let mut page = [0; 4096];
@@ -30,7 +30,7 @@ pub fn read(bytes: &[u8], format: Format) -> Vec<Found> {
         }
         items.push((item, fills));
     }
-    assert_eq!(reader.next().unwrap(), None, "the end stays the end");
+    assert_eq!(reader.next_item().unwrap(), None, "the end stays the end");
     reader.finish().unwrap();
     items
 }

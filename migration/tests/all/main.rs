@@ -10,3 +10,4 @@ mod precopy;
 mod reader;
 mod records;
 mod rules;
+mod writes;

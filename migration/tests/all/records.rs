@@ -244,7 +244,7 @@ proptest! {
         for start in [0, 200] {
             let mut reader = Reader::new(&bytes[start..], Format::Libxl);
             let mut items = 0;
-            while let Ok(Some(_)) = reader.next() {
+            while let Ok(Some(_)) = reader.next_item() {
                 let mut data = vec![0; usize::try_from(reader.data_left()).unwrap()];
                 if reader.data(&mut data).is_err() {
                     break;

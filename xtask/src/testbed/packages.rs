@@ -162,6 +162,75 @@ impl Step for Tools<'_> {
     }
 }
 
+/// The release of Xen that Debian 12 has; its packages carry the version in their names.
+const XEN: &str = "xen-utils-4.17";
+const PYTHON: &str = "python3.11";
+const XEN_VERIFIER: &str = "usr/lib/xen-4.17/bin/verify-stream-v2";
+const XEN_MODULES: &str = "usr/lib/xen-4.17/lib/python";
+
+/// Xen's verifier of migration streams, and the Python that it is written for. Its package alone:
+/// what that depends on is a hypervisor's.
+pub struct XenStep<'a> {
+    /// Where they come from.
+    pub apt: &'a Apt<'a>,
+}
+
+impl Step for XenStep<'_> {
+    fn name(&self) -> &'static str {
+        "xen"
+    }
+
+    fn recipe(&self) -> String {
+        let suites = self.apt.suites();
+        format!("{PYTHON} with dependencies and {XEN} alone of {suites}")
+    }
+
+    fn build(&self, dir: &Path) -> Result<()> {
+        install(self.apt, &[PYTHON], dir)?;
+        for package in self.apt.download_alone(&[XEN])? {
+            unpack(&package, dir)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, dir: &Path) -> Result<Findings> {
+        let foreign = Foreign::new(dir.to_path_buf());
+        foreign.libraries(&format!("usr/bin/{PYTHON}"))?;
+        let text = process::capture(python(&foreign)?.arg("--version"))?;
+        let version = version(&text).with_context(|| format!("python printed: {text}"))?;
+        let modules = "import xen.migration.libxl as xl; print(hex(xl.HDR_IDENT))";
+        let ident = process::capture(python(&foreign)?.args(["-c", modules]))?;
+        ensure!(
+            ident.trim() == "0x4c6962786c466d74",
+            "Xen's modules say that a stream starts with {ident}"
+        );
+        let help = process::capture(python(&foreign)?.arg(xen_verifier(&foreign)).arg("--help"))?;
+        ensure!(
+            help.contains("libxl"),
+            "Xen's verifier knows no libxl streams: {help}"
+        );
+        Ok(Findings::default()
+            .with("python", version)
+            .with("xen", XEN.trim_start_matches("xen-utils-")))
+    }
+}
+
+/// Python with Xen's modules, out of the folder of [`XenStep`].
+pub fn python(foreign: &Foreign) -> Result<Command> {
+    let mut command = foreign.command(&format!("usr/bin/{PYTHON}"))?;
+    command
+        .args(["-B", "-s"])
+        .env("PYTHONHOME", foreign.root.join("usr"))
+        .env("PYTHONPATH", foreign.root.join(XEN_MODULES))
+        .env("LC_ALL", "C");
+    Ok(command)
+}
+
+/// The script itself.
+pub fn xen_verifier(foreign: &Foreign) -> PathBuf {
+    foreign.root.join(XEN_VERIFIER)
+}
+
 fn install(apt: &Apt<'_>, packages: &[&str], dir: &Path) -> Result<()> {
     for package in apt.download_with_dependencies(packages)? {
         unpack(&package, dir)?;
