@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod checkpoint;
 mod device;
 mod disk;
 mod exercise;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     match cli.command {
+        Command::Checkpoint(command) => exit::report(checkpoint::run(&command)),
         Command::Device(args) => device::run(args),
         Command::Journal(args) => exit::report(journal::run(&args)),
         Command::Mediate(args) => exit::report(mediate::run(args)),

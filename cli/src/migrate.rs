@@ -85,6 +85,7 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
         evidence: Some(evidence_folder.clone()),
         side: "source".to_owned(),
         limits: Limits::default(),
+        hold: None,
     };
     let mut guest = EmulatedGuest::boot(&shape, &hosting)?;
     guest.run_for(WARM_UP, Duration::from_secs(10))?;

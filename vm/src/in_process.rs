@@ -73,6 +73,7 @@ pub fn migrate_in_process_beside(
         evidence: Some(folder.to_owned()),
         side: side.to_owned(),
         limits: Limits::default(),
+        hold: None,
     };
     let mut guest = EmulatedGuest::boot(&plan.shape, &hosting("source"))?;
     guest.run_for(plan.before, Duration::from_secs(20))?;

@@ -2,12 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod cpu_log;
 mod emulated_bus;
 mod error;
 pub mod evidence;
 pub mod exercise;
 pub mod guest;
+pub mod held;
 mod hypervisor;
 mod in_process;
 mod incoming;
@@ -17,6 +19,7 @@ pub mod mediate;
 mod mover;
 mod target;
 
+pub use backup::Backup;
 pub use cpu_log::{CpuLog, CpuLogSource};
 pub use emulated_bus::EmulatedBus;
 pub use error::VmError;

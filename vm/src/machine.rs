@@ -4,6 +4,7 @@ use crate::cpu_log::CpuLog;
 use crate::emulated_bus::{EmulatedBus, memory_file};
 use crate::error::VmError;
 use crate::guest::{Layout, Shape};
+use crate::held::HeldDisk;
 use crate::hypervisor::{Limits, Owner};
 use device::blk::{BlkDevice, BlkOptions};
 use device::function::{AdminConfig, FunctionConfig, PciFunction};
@@ -61,6 +62,8 @@ pub struct Hosting {
     pub side: String,
     /// What its devices lack.
     pub limits: Limits,
+    /// Its disks can hold writes, about so many bytes each while the guest runs.
+    pub hold: Option<u64>,
 }
 
 /// Memory and devices, before anything runs.
@@ -71,6 +74,8 @@ pub(crate) struct Machine {
     pub(crate) memory: DmaMemory,
     pub(crate) cpu_log: Arc<CpuLog>,
     pub(crate) buses: Vec<Arc<EmulatedBus>>,
+    /// The disk of each device, if they can hold writes.
+    pub(crate) held: Vec<HeldDisk>,
     /// Their owner, if they have one.
     pub(crate) owner: Option<Owner>,
     file: Arc<File>,
@@ -124,6 +129,7 @@ impl Machine {
             .map_err(VmError::system("map guest memory"))?
             .with_log(Arc::clone(&cpu_log) as Arc<dyn driver::memory::WriteLog>);
         let mut buses = Vec::new();
+        let mut held = Vec::new();
         for disk in &hosting.disks {
             let size = std::fs::metadata(disk)
                 .map_err(VmError::file("open the disk", disk))?
@@ -144,8 +150,17 @@ impl Machine {
                     .map_or(shape.queue_size, |max| max.min(shape.queue_size)),
                 ..BlkOptions::default()
             };
-            let device = BlkDevice::open_path(disk, options)
-                .map_err(|error| VmError::Device(error.to_string()))?;
+            let device = match hosting.hold {
+                None => BlkDevice::open_path(disk, options),
+                Some(limit) => {
+                    let file = File::options().read(true).write(true).open(disk);
+                    let file = file.map_err(VmError::file("open the disk", disk))?;
+                    let disk = HeldDisk::new(Box::new(file), limit);
+                    held.push(disk.clone());
+                    BlkDevice::with_disk(Box::new(disk), options)
+                }
+            };
+            let device = device.map_err(|error| VmError::Device(error.to_string()))?;
             let config = FunctionConfig {
                 features: FunctionConfig::default().features - limits.features_off,
                 marking: shape.marking.marking(),
@@ -164,6 +179,7 @@ impl Machine {
             memory,
             cpu_log,
             buses,
+            held,
             owner,
             file: Arc::new(file),
         })

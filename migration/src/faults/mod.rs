@@ -1,11 +1,14 @@
 //! Faults of a connection, injected by whoever stands between its two ends.
 //!
 //! A [`relay`](relay()) passes bytes on both ways and does what a [`Script`] says: at a byte, as
-//! [`AtBytes`] has it, or at whatever the script can tell from the bytes. Everything random comes
+//! [`AtBytes`] has it, at a message of a pair, as [`AtMessage`] has it, or at whatever else a script
+//! can tell from the bytes. Everything random comes
 //! from a seed.
 
+mod at_message;
 mod relay;
 
+pub use at_message::{AtMessage, Deed};
 pub use relay::{Relay, relay};
 
 use std::collections::VecDeque;

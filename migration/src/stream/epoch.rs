@@ -158,7 +158,7 @@ impl<R: Read> EpochReader<R> {
     /// [`StreamError`]; what came of the epoch is to be discarded.
     pub fn part(&mut self) -> Result<Part, StreamError> {
         loop {
-            let item = self.reader.next()?;
+            let item = self.reader.next_item()?;
             let part = match item {
                 Some(Item::Libxc(libxc::Record::Checkpoint)) => Some(Part::MemoryEnd),
                 Some(Item::Libxl(libxl::Record::CheckpointEnd)) => Some(Part::End),

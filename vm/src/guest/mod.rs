@@ -7,6 +7,7 @@ pub mod block;
 pub mod journal;
 mod layout;
 mod moving;
+mod protect;
 mod saved;
 mod vcpu;
 mod workload;

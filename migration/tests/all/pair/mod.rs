@@ -5,14 +5,12 @@ mod matrix;
 
 use crate::common::contents;
 use guests::{Copy, Machine, PAGES};
-use migration::checkpoint::checker::{Checker, LibxcMemory};
 use migration::checkpoint::{
-    CheckpointError, EpochReport, Kind, Line, Primary, Secondary, Side, Survived, Switch,
+    CheckpointError, EpochReport, Kind, Line, Primary, Secondary, Side, Survived,
 };
-use migration::faults::{Random, Script, Step, Way, relay};
+use migration::faults::{AtMessage, Deed, Random, relay};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// What happens at a message.
@@ -50,66 +48,25 @@ pub struct Outcome {
     pub reports: Vec<EpochReport>,
 }
 
-/// Lets the checker find the message and does what is to be done there.
-struct AtMessage {
-    checker: Checker<LibxcMemory>,
-    at: Option<(Kind, u64, Hit)>,
-    switches: Receiver<Switch>,
-    fired: Arc<Mutex<bool>>,
-}
-
-impl Script for AtMessage {
-    fn bytes(&mut self, way: Way, at: u64, bytes: &[u8]) -> Vec<Step> {
-        let from = match way {
-            Way::Forth => Side::Primary,
-            Way::Back => Side::Secondary,
-        };
-        let seen = self
-            .checker
-            .feed(from, bytes)
-            .expect("our own conversation is in order");
-        let Some((kind, nth, hit)) = self.at else {
-            return vec![Step::Pass(bytes.to_vec())];
-        };
-        let Some(seen) = seen
-            .iter()
-            .find(|s| s.message.kind() == kind && s.nth == nth)
-        else {
-            return vec![Step::Pass(bytes.to_vec())];
-        };
-        *self.fired.lock().unwrap() = true;
-        match hit {
-            Hit::Cut(behind) => {
-                let start = usize::try_from(seen.at.saturating_sub(at)).unwrap();
-                let end = (start + behind).min(bytes.len());
-                vec![Step::Pass(bytes[..end].to_vec()), Step::Cut]
-            }
-            Hit::Ask => {
-                self.switches.recv().unwrap().fail_over().unwrap();
-                vec![Step::Pass(bytes.to_vec())]
-            }
-        }
-    }
-}
-
 pub fn run(plan: Plan) -> Outcome {
     let (here, first) = UnixStream::pair().unwrap();
     let (second, there) = UnixStream::pair().unwrap();
-    let fired = Arc::new(Mutex::new(false));
-    let (tell, switches) = channel();
-    let script = AtMessage {
-        checker: Checker::new(LibxcMemory::default()),
-        at: plan.at,
-        switches,
-        fired: Arc::clone(&fired),
-    };
     let (line, mine) = Line::new(here);
     let (their_line, theirs) = Line::new(there);
     let survivor = match plan.survivor {
         Side::Primary => mine.clone(),
         Side::Secondary => theirs.clone(),
     };
-    tell.send(survivor.clone()).unwrap();
+    let asked = survivor.clone();
+    let script = match plan.at {
+        None => AtMessage::watch(),
+        Some((kind, nth, Hit::Cut(behind))) => AtMessage::new(kind, nth, Deed::Cut(behind)),
+        Some((kind, nth, Hit::Ask)) => {
+            let ask = move || drop(asked.fail_over().unwrap());
+            AtMessage::new(kind, nth, Deed::Call(Box::new(ask)))
+        }
+    };
+    let (fired, in_order) = (script.fired(), script.in_order());
     let relay = relay(first, second, script).unwrap();
 
     let their_switch = theirs.clone();
@@ -160,7 +117,8 @@ pub fn run(plan: Plan) -> Outcome {
     }
     let (secondary, their_end, taken_over) = other.join().unwrap();
     relay.join();
-    let fired = *fired.lock().unwrap();
+    assert!(in_order.load(Ordering::Acquire), "{plan:?}");
+    let fired = fired.load(Ordering::Acquire);
     Outcome {
         primary: machine,
         secondary,
