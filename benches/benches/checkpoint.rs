@@ -49,7 +49,10 @@ fn run(requests: u64) -> (Vec<EpochReport>, Duration) {
         marking: MarkingMode::Bits,
         means: Means::default(),
     };
-    let (mine, theirs) = (hosting(folder.path(), "primary"), hosting(folder.path(), "secondary"));
+    let (mine, theirs) = (
+        hosting(folder.path(), "primary"),
+        hosting(folder.path(), "secondary"),
+    );
     let (here, there) = UnixStream::pair().expect("a socket pair");
     let (line, switch) = Line::new(here);
     let (their_line, their_switch) = Line::new(there);

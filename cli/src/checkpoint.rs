@@ -153,7 +153,11 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
 }
 
 /// Makes checkpoints of the guest until that ends and the guest is alone; how many there were.
-fn protect(guest: &mut EmulatedGuest, to: &Path, pair: &PairArgs) -> anyhow::Result<Vec<EpochReport>> {
+fn protect(
+    guest: &mut EmulatedGuest,
+    to: &Path,
+    pair: &PairArgs,
+) -> anyhow::Result<Vec<EpochReport>> {
     let stream = UnixStream::connect(to)
         .map_err(|error| Unreachable(format!("cannot reach unix:{}: {error}", to.display())))?;
     let (line, switch) = Line::new(stream);
@@ -161,7 +165,10 @@ fn protect(guest: &mut EmulatedGuest, to: &Path, pair: &PairArgs) -> anyhow::Res
     let patience = Duration::from_millis(pair.patience);
     let paired = Primary::pair(guest, line, switch.clone(), patience);
     let (mut primary, first) = paired.map_err(|(error, alone)| {
-        Failed(format!("no pair: {error}; the guest was never protected {:?}", alone.aftermath))
+        Failed(format!(
+            "no pair: {error}; the guest was never protected {:?}",
+            alone.aftermath
+        ))
     })?;
     listen_to_input(&switch)?;
     eprintln!(
@@ -235,7 +242,10 @@ fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
         });
         println!("{object}");
     } else {
-        println!("the guest completed {} requests alone and was stopped", guest.progress().completed);
+        println!(
+            "the guest completed {} requests alone and was stopped",
+            guest.progress().completed
+        );
     }
     Ok(())
 }
@@ -278,7 +288,11 @@ fn finish(
     end(guest, pair)?;
     let mut pauses: Vec<u64> = epochs.iter().skip(1).map(|epoch| epoch.pause_ns).collect();
     pauses.sort_unstable();
-    let at = |percent: usize| pauses.get(pauses.len().saturating_sub(1) * percent / 100).copied();
+    let at = |percent: usize| {
+        pauses
+            .get(pauses.len().saturating_sub(1) * percent / 100)
+            .copied()
+    };
     let (p50, p99) = (at(50).unwrap_or(0), at(99).unwrap_or(0));
     let requests = guest.progress().completed;
     if pair.json {
@@ -325,7 +339,9 @@ fn listen_to_input(switch: &Switch) -> anyhow::Result<()> {
                 },
                 "status" => eprintln!("failover: {}", switch.state()),
                 "" => {}
-                other => eprintln!("tidemark: expected checkpoint, failover or status, got '{other}'"),
+                other => {
+                    eprintln!("tidemark: expected checkpoint, failover or status, got '{other}'")
+                }
             }
         }
     });

@@ -106,7 +106,7 @@ impl Backup {
         self.try_pay()?;
         if let Some(guest) = self.guest.as_mut().filter(|_| self.runs) {
             for disk in guest.disks() {
-                disk.hold().map_err(VmError::system("hold writes"))?;
+                disk.hold();
             }
             guest.go_live_with(EmulatedGuest::track)?;
         }

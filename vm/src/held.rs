@@ -143,15 +143,13 @@ impl HeldDisk {
         u64::try_from(blocks * BLOCK).unwrap_or(u64::MAX)
     }
 
-    /// Holds writes from now on. What was held before goes out first.
-    ///
-    /// # Errors
-    /// What the storage says.
-    pub fn hold(&self) -> io::Result<()> {
+    /// Holds writes from now on. What is held already stays held: from then on the storage can be
+    /// copied.
+    pub fn hold(&self) {
         let mut state = self.lock();
-        self.write_out(&mut state, true)?;
-        state.mode = Mode::Holding;
-        Ok(())
+        if state.mode == Mode::Through {
+            state.mode = Mode::Holding;
+        }
     }
 
     /// The guest's CPUs are stopped, its devices are about to be: whatever waits goes through.

@@ -28,7 +28,7 @@ fn stored(file: &File, offset: u64, len: usize) -> Vec<u8> {
 fn reads_see_what_is_held_and_the_storage_does_not() {
     let (file, disk) = disk(1 << 20);
     disk.pwrite(&[1; 8192], 0).unwrap();
-    disk.hold().unwrap();
+    disk.hold();
     disk.pwrite(&[2; 512], 3584).unwrap();
     disk.pwrite(&[3; 4096], 4096 + 512).unwrap();
     assert_eq!(stored(&file, 0, 8192), [1; 8192]);
@@ -61,7 +61,7 @@ fn reads_see_what_is_held_and_the_storage_does_not() {
 #[test]
 fn a_seal_that_came_to_nothing_travels_with_the_next() {
     let (_, disk) = disk(1 << 20);
-    disk.hold().unwrap();
+    disk.hold();
     disk.pwrite(&[1; 512], 0).unwrap();
     let first = disk.seal().unwrap();
     disk.pwrite(&[2; 512], 512).unwrap();
@@ -79,7 +79,7 @@ fn a_full_disk_pushes_back_until_the_boundary() {
     let (_, disk) = disk(2 * PAGE_SIZE);
     let (ask, asked) = channel();
     disk.on_pressure(move || ask.send(()).unwrap());
-    disk.hold().unwrap();
+    disk.hold();
     disk.pwrite(&[1; 8192], 0).unwrap();
     let other = disk.clone();
     let writer = std::thread::spawn(move || other.pwrite(&[2; 512], 8192).unwrap());
@@ -126,7 +126,7 @@ fn a_flush_is_true_before_the_guest_goes_on() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(SIZE).unwrap();
     let disk = HeldDisk::new(Box::new(Flushes(file, Arc::clone(&log))), 1 << 20);
-    disk.hold().unwrap();
+    disk.hold();
     disk.flush().unwrap();
     assert_eq!(*log.lock().unwrap(), ["flush"], "nothing is held: at once");
     disk.pwrite(&[1; 512], 0).unwrap();
@@ -165,7 +165,7 @@ fn nobody_is_trusted() {
         assert!(disk.check(&bad).is_err());
         assert!(disk.apply(&bad).is_err());
     }
-    disk.hold().unwrap();
+    disk.hold();
     assert!(disk.pwrite(&[0; 100], 0).is_err(), "not a sector");
     assert!(disk.pwrite(&[0; 512], SIZE).is_err(), "beyond the end");
     assert!(disk.pwrite(&[0; 512], u64::MAX - 511).is_err());

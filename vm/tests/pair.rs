@@ -198,7 +198,7 @@ fn run(plan: Plan) -> Result<u64, String> {
             return (kept, None);
         };
         let ended = secondary.run(|_, _| {});
-        tracing::info!(%ended, "the secondary's checkpoints");
+        println!("{plan:?}: the secondary's checkpoints ended: {ended}");
         let goes_on = plan.survivor == Side::Secondary;
         let taken = goes_on.then(|| secondary.take_over().unwrap());
         (kept, taken)
@@ -207,7 +207,9 @@ fn run(plan: Plan) -> Result<u64, String> {
     let mut guest =
         EmulatedGuest::boot(&shape(plan.marking), &hosting(&mine, folder, "primary")).unwrap();
     guest.ask_for_checkpoints(&switch);
-    guest.run_for(500, PATIENCE).unwrap();
+    // The disks are the same now: from here on both must have every write.
+    Protected::hold(&mut guest).unwrap();
+    guest.run_for(300, PATIENCE).unwrap();
     let mut watched = Watched {
         guest,
         snapshots: Vec::new(),
@@ -221,7 +223,8 @@ fn run(plan: Plan) -> Result<u64, String> {
                     .guest
                     .run_for(300, Duration::from_millis(200))
                     .unwrap();
-                if primary.checkpoint().is_err() {
+                if let Err(error) = primary.checkpoint() {
+                    println!("{plan:?}: the primary's checkpoints ended: {error}");
                     break;
                 }
             }

@@ -11,7 +11,7 @@ use driver::memory::DmaMemory;
 /// states, and [`Guest::pause`] lets whatever waits in a device for its output come to an end: the
 /// guest sees nothing of that before it runs again.
 pub trait Protected: Guest {
-    /// Holds output from now on. What was held before goes out first.
+    /// Holds output from now on; what is held already stays held.
     fn hold(&mut self) -> Result<(), GuestError>;
     /// Lets the output go that the last [`Guest::save`] told of. Only while paused; what was asked to
     /// be durable is durable when it returns.

@@ -224,7 +224,12 @@ pub(super) fn rebuild(
     for (id, bus) in (1..).zip(&machine.buses) {
         let saved = |kind| state_of(id, kind, "a device");
         let transport = match known.get(devices.len()) {
-            Some(device) => Arc::clone(&device.transport),
+            Some(Device { transport }) => {
+                // What a suspended device offers says nothing.
+                let reset = transport.reset(SUSPEND_TIMEOUT);
+                reset.map_err(VmError::driver("resetting a device"))?;
+                Arc::clone(transport)
+            }
             None => transport(Arc::clone(bus) as Arc<dyn Bus>)?,
         };
         match machine.owner.as_ref().filter(|_| layout.shape.means.parts) {

@@ -1,14 +1,16 @@
 //! The guest as one side of a checkpointed pair sees it.
 
+use super::journal::Journal;
 use super::{EmulatedGuest, moving};
 use crate::error::VmError;
+use crate::held::HeldDisk;
 use driver::dirty::{DirtyError, DirtySet, PAGE_SIZE};
 use migration::checkpoint::{Protected, Switch};
 use migration::{DeviceRecord, GuestError, NamedSource};
 use std::io;
 
-fn storage(doing: &'static str) -> impl FnOnce(io::Error) -> GuestError {
-    move |error| GuestError::new(doing, error)
+fn storage(error: io::Error) -> GuestError {
+    GuestError::new("writing what was held", error)
 }
 
 impl EmulatedGuest {
@@ -22,11 +24,7 @@ impl EmulatedGuest {
 
     /// Bytes that its disks hold.
     pub fn held(&self) -> u64 {
-        self.machine
-            .held
-            .iter()
-            .map(crate::held::HeldDisk::held)
-            .sum()
+        self.machine.held.iter().map(HeldDisk::held).sum()
     }
 
     /// Puts devices and CPUs, none of which runs, into a state that fits its memory; devices up to,
@@ -36,7 +34,10 @@ impl EmulatedGuest {
         let (devices, mut cpus) = moving::rebuild(&self.machine, &self.devices, records)?;
         if let super::Cpus::Stopped(old) = &mut self.cpus {
             for (new, old) in cpus.iter_mut().zip(old) {
-                new.keep_journal(old.take_journal());
+                let mut journal = old.take_journal();
+                // Whatever ran here until now has never happened.
+                journal.as_mut().map_or(Ok(()), Journal::restart)?;
+                new.keep_journal(journal);
             }
         }
         self.devices = devices;
@@ -77,23 +78,17 @@ impl Protected for EmulatedGuest {
                     .to_owned(),
             ));
         }
-        let mut disks = self.machine.held.iter();
-        disks
-            .try_for_each(|held| held.hold())
-            .map_err(storage("holding writes"))
+        self.machine.held.iter().for_each(HeldDisk::hold);
+        Ok(())
     }
 
     fn release(&mut self) -> Result<(), GuestError> {
-        let mut disks = self.machine.held.iter();
-        disks
-            .try_for_each(|held| held.release())
-            .map_err(storage("writing what was held"))
+        let released = self.machine.held.iter().try_for_each(HeldDisk::release);
+        released.map_err(storage)
     }
 
     fn let_out(&mut self) -> Result<(), GuestError> {
-        let mut disks = self.machine.held.iter();
-        disks
-            .try_for_each(|held| held.let_out())
-            .map_err(storage("writing what was held"))
+        let let_out = self.machine.held.iter().try_for_each(HeldDisk::let_out);
+        let_out.map_err(storage)
     }
 }
