@@ -108,7 +108,9 @@ impl Backup {
             for disk in guest.disks() {
                 disk.hold();
             }
-            guest.go_live_with(EmulatedGuest::track)?;
+            // Before the devices are live: they find requests in their rings.
+            guest.track()?;
+            guest.go_live()?;
         }
         Ok(())
     }

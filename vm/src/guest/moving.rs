@@ -147,14 +147,6 @@ impl EmulatedGuest {
 
     /// Makes restored devices live and runs the guest.
     pub(crate) fn go_live(&mut self) -> Result<(), VmError> {
-        self.go_live_with(|_| Ok(()))
-    }
-
-    /// [`go_live`](Self::go_live), with something done between the two.
-    pub(crate) fn go_live_with(
-        &mut self,
-        between: impl FnOnce(&mut Self) -> Result<(), VmError>,
-    ) -> Result<(), VmError> {
         for (number, device) in self.devices.iter().enumerate() {
             if let Some(owner) = self.mover() {
                 owner.resume(number)?;
@@ -163,7 +155,6 @@ impl EmulatedGuest {
             let live = device.transport.driver_ok();
             live.map_err(VmError::driver("starting a device"))?;
         }
-        between(self)?;
         self.run()
     }
 
