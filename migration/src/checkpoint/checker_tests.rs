@@ -148,3 +148,36 @@ proptest! {
         }
     }
 }
+
+/// A memory format of which only the length is known.
+struct OfLength(usize, usize);
+
+impl MemoryEnd for OfLength {
+    fn pass(&mut self, bytes: &[u8]) -> Result<Option<usize>, String> {
+        let now = bytes.len().min(self.0 - self.1);
+        self.1 += now;
+        Ok((self.1 == self.0).then(|| {
+            self.1 = 0;
+            now
+        }))
+    }
+}
+
+/// As captured between two QEMU 7.2, by its bytes and lengths: one checkpoint.
+#[test]
+fn what_qemu_says_is_in_order() {
+    let mut checker = Checker::new(OfLength(17641, 0));
+    let (p, s) = (Side::Primary, Side::Secondary);
+    let mut say = |from, bytes: &[u8]| checker.feed(from, bytes).unwrap().len();
+    assert_eq!(say(p, &vec![0x51; 740_103]), 0);
+    assert_eq!(say(s, &[0, 0, 0, 0]), 1);
+    assert_eq!(say(p, &[0, 0, 0, 1]), 1);
+    assert_eq!(say(s, &[0, 0, 0, 2]), 1);
+    let mut rest = vec![0, 0, 0, 3];
+    rest.extend(vec![0; 17641]);
+    rest.extend([0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0x32, 0x59]);
+    rest.extend(vec![0; 12889]);
+    assert_eq!(say(p, &rest), 2);
+    assert_eq!(say(s, &[0, 0, 0, 5, 0, 0, 0, 6]), 2);
+    assert_eq!(checker.step(), Step::Idle);
+}

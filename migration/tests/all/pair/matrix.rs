@@ -108,7 +108,7 @@ fn seeded(seed: u64, survivor: Side) -> bool {
     let (their_line, theirs) = Line::new(there);
     let their_switch = theirs.clone();
     let other = std::thread::spawn(move || {
-        let mut copy = Copy::new(seed % 3 == 0);
+        let mut copy = Copy::new(seed.is_multiple_of(3));
         let paired = Secondary::pair(&mut copy, their_line, their_switch, PATIENCE);
         let Ok(mut secondary) = paired else {
             return (copy, None);

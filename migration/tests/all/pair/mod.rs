@@ -62,7 +62,9 @@ pub fn run(plan: Plan) -> Outcome {
         None => AtMessage::watch(),
         Some((kind, nth, Hit::Cut(behind))) => AtMessage::new(kind, nth, Deed::Cut(behind)),
         Some((kind, nth, Hit::Ask)) => {
-            let ask = move || drop(asked.fail_over().unwrap());
+            let ask = move || {
+                asked.fail_over().unwrap();
+            };
             AtMessage::new(kind, nth, Deed::Call(Box::new(ask)))
         }
     };
