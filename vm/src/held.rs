@@ -191,19 +191,44 @@ impl HeldDisk {
         Some(bytes)
     }
 
-    /// The checkpoint is whole: what it took along goes to the storage, and is durable if a FLUSH
-    /// waited for it.
+    /// The checkpoint is whole. If a FLUSH waited for it, what it took along goes to the storage and is
+    /// durable; else that can come later.
     ///
     /// # Errors
     /// What the storage says; everything is still held then.
+    pub fn make_true(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.flush_owed {
+            self.write_out(&mut state, false)?;
+        }
+        Ok(())
+    }
+
+    /// What the last whole checkpoint took along goes to the storage, block by block, while the guest
+    /// may run.
+    ///
+    /// # Errors
+    /// What the storage says; what has not been written is still held then.
     pub fn release(&self) -> io::Result<()> {
-        self.write_out(&mut self.lock(), false)
+        loop {
+            // A block at a time: who reads it sees it here or there.
+            let mut state = self.lock();
+            let Some((number, block)) = state.sealed.pop_first() else {
+                // A FLUSH with nothing behind it need not wait for another checkpoint.
+                self.0.changed.notify_all();
+                return Ok(());
+            };
+            if let Err(error) = self.write_block(number, &block) {
+                state.sealed.insert(number, block);
+                return Err(error);
+            }
+        }
     }
 
     /// There is no secondary: everything goes to the storage, and nothing is held any more.
     ///
     /// # Errors
-    /// As [`release`](Self::release).
+    /// As [`make_true`](Self::make_true).
     pub fn let_out(&self) -> io::Result<()> {
         let mut state = self.lock();
         self.write_out(&mut state, true)?;
@@ -249,16 +274,18 @@ impl HeldDisk {
         Ok(())
     }
 
+    fn write_block(&self, number: u64, block: &Block) -> io::Result<()> {
+        block.runs().into_iter().try_for_each(|run| {
+            let start = u64::try_from(run.start).unwrap_or(0);
+            let data = block.data.get(run).unwrap_or_default();
+            write_all(&*self.0.disk, data, number * PAGE_SIZE + start)
+        })
+    }
+
     fn write_out(&self, state: &mut State, all: bool) -> io::Result<()> {
         let write = |blocks: &BTreeMap<u64, Block>| {
-            for (number, block) in blocks {
-                for run in block.runs() {
-                    let start = u64::try_from(run.start).unwrap_or(0);
-                    let data = block.data.get(run).unwrap_or_default();
-                    write_all(&*self.0.disk, data, number * PAGE_SIZE + start)?;
-                }
-            }
-            io::Result::Ok(())
+            let mut blocks = blocks.iter();
+            blocks.try_for_each(|(number, block)| self.write_block(*number, block))
         };
         write(&state.sealed)?;
         if all {

@@ -141,8 +141,10 @@ fn a_flush_is_true_before_the_guest_goes_on() {
     flusher.join().unwrap().unwrap();
     disk.seal().unwrap();
     assert_eq!(*log.lock().unwrap(), ["flush"]);
-    disk.release().unwrap();
+    disk.make_true().unwrap();
     assert_eq!(*log.lock().unwrap(), ["flush", "write", "flush"]);
+    disk.release().unwrap();
+    assert_eq!(log.lock().unwrap().len(), 3, "nothing is left to do");
 }
 
 #[test]

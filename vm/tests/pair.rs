@@ -110,6 +110,9 @@ impl Protected for Watched {
     fn hold(&mut self) -> Result<(), GuestError> {
         self.guest.hold()
     }
+    fn make_true(&mut self) -> Result<(), GuestError> {
+        self.guest.make_true()
+    }
     fn release(&mut self) -> Result<(), GuestError> {
         self.guest.release()
     }

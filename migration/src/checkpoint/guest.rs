@@ -13,8 +13,10 @@ use driver::memory::DmaMemory;
 pub trait Protected: Guest {
     /// Holds output from now on; what is held already stays held.
     fn hold(&mut self) -> Result<(), GuestError>;
-    /// Lets the output go that the last [`Guest::save`] told of. Only while paused; what was asked to
-    /// be durable is durable when it returns.
+    /// The last checkpoint is whole: makes true what the guest is told at once when it goes on, such
+    /// as that its writes are durable. Only while paused.
+    fn make_true(&mut self) -> Result<(), GuestError>;
+    /// Lets the output go that the last [`Guest::save`] told of. The guest may run.
     fn release(&mut self) -> Result<(), GuestError>;
     /// Lets everything go, and holds nothing any more: there is no secondary.
     fn let_out(&mut self) -> Result<(), GuestError>;

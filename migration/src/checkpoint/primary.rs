@@ -140,11 +140,13 @@ where
         self.control.hear(self.stream.get_mut())?;
         let loaded = Instant::now();
         self.let_go_on()?;
+        let paused = begin.elapsed();
+        self.guest.release()?;
         Ok(EpochReport {
             number: 0,
             pages: sent,
             bytes: self.stream.written(),
-            pause_ns: nanos(begin.elapsed()),
+            pause_ns: nanos(paused),
             stop_ns: nanos(stopped - begin),
             harvest_ns: nanos(harvested - stopped),
             send_ns: nanos(handed - harvested),
@@ -183,13 +185,15 @@ where
         self.control.hear(self.stream.get_mut())?;
         self.control.hear(self.stream.get_mut())?;
         let loaded = Instant::now();
-        self.let_go_on()?;
         self.epochs += 1;
+        self.let_go_on()?;
+        let paused = begin.elapsed();
+        self.guest.release()?;
         Ok(EpochReport {
             number: self.epochs,
             pages,
             bytes: self.stream.written() - before,
-            pause_ns: nanos(begin.elapsed()),
+            pause_ns: nanos(paused),
             stop_ns: nanos(stopped - begin),
             harvest_ns: nanos(harvested - stopped),
             send_ns: nanos(handed - harvested),
@@ -257,10 +261,10 @@ where
         (survived, self.stream.into_inner())
     }
 
-    /// The checkpoint is whole: nothing of it is to be given back, and its output may be seen.
+    /// The checkpoint is whole: nothing of it is to be given back.
     fn let_go_on(&mut self) -> Result<(), CheckpointError> {
         self.sets.clear();
-        self.guest.release()?;
+        self.guest.make_true()?;
         self.guest.resume()?;
         Ok(())
     }

@@ -82,6 +82,11 @@ impl Protected for EmulatedGuest {
         Ok(())
     }
 
+    fn make_true(&mut self) -> Result<(), GuestError> {
+        let done = self.machine.held.iter().try_for_each(HeldDisk::make_true);
+        done.map_err(storage)
+    }
+
     fn release(&mut self) -> Result<(), GuestError> {
         let released = self.machine.held.iter().try_for_each(HeldDisk::release);
         released.map_err(storage)

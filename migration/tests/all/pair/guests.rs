@@ -157,8 +157,11 @@ impl Protected for Machine {
         self.holds = true;
         Ok(())
     }
-    fn release(&mut self) -> Result<(), GuestError> {
+    fn make_true(&mut self) -> Result<(), GuestError> {
         assert!(!self.runs);
+        Ok(())
+    }
+    fn release(&mut self) -> Result<(), GuestError> {
         self.seen.extend(self.held.drain(..self.saved));
         self.saved = 0;
         Ok(())
