@@ -48,6 +48,8 @@ fn run(requests: u64) -> (Vec<EpochReport>, Duration) {
         seed: 0x71de,
         marking: MarkingMode::Bits,
         means: Means::default(),
+        reset_every: 0,
+        packed: false,
     };
     let (mine, theirs) = (
         hosting(folder.path(), "primary"),

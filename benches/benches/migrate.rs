@@ -28,6 +28,8 @@ fn run(seed: u64) -> (f64, String) {
             seed,
             marking: MarkingMode::Bits,
             means: Means::default(),
+            reset_every: 0,
+            packed: false,
         },
         granularity: 4096,
         policy: Policy::for_memory(MEMORY / 4096),

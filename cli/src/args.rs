@@ -29,6 +29,8 @@ pub enum Command {
     /// Looks into a saved guest, or any Xen migration stream of version 2.
     #[command(subcommand)]
     Stream(StreamCommand),
+    /// Judges a device, clause by clause.
+    Conform(crate::conform::ConformArgs),
     /// Serves an emulated device to a VMM.
     Device(crate::device::DeviceArgs),
     /// Says what a device is: its features, structures, queues and tracker.
@@ -109,6 +111,14 @@ pub enum StateArg {
     Parts,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RingArg {
+    /// Three areas: descriptors, available ring, used ring.
+    Split,
+    /// One ring that both sides write.
+    Packed,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum WorkloadArg {
     /// Every page equally often.
@@ -141,6 +151,14 @@ pub struct MigrateArgs {
     /// How the state of devices is read and written.
     #[arg(long, value_enum, default_value = "regs")]
     pub state: StateArg,
+    /// The guest's driver resets its device after every N requests, in the middle of its work, by
+    /// its status and its function in turn, and submits what was in flight again. Records survive
+    /// that, the device's own bitmap does not. Default: 0, never.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub reset_every: u64,
+    /// The format of the queues.
+    #[arg(long, value_enum, default_value = "split")]
+    pub ring: RingArg,
     /// Block devices of the guest.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub devices: u16,

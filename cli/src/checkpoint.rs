@@ -144,6 +144,8 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
         seed: args.seed,
         marking: MarkingMode::Bits,
         means: Means::default(),
+        reset_every: 0,
+        packed: false,
     };
     vm::guest::Layout::new(&shape)?;
     evidence::format_disk(&pair.disk, 0, blocks)?;

@@ -4,6 +4,7 @@
 
 mod args;
 mod checkpoint;
+mod conform;
 mod device;
 mod disk;
 mod exercise;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         .init();
     match cli.command {
         Command::Checkpoint(command) => exit::report(checkpoint::run(&command)),
+        Command::Conform(args) => exit::report(conform::conform(&args)),
         Command::Device(args) => device::run(args),
         Command::Journal(args) => exit::report(journal::run(&args)),
         Command::Mediate(args) => exit::report(mediate::run(args)),

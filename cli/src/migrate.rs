@@ -1,6 +1,6 @@
 //! `tidemark migrate`.
 
-use crate::args::{MigrateArgs, StateArg, Target};
+use crate::args::{MigrateArgs, RingArg, StateArg, Target};
 use crate::exit::{Failed, Unreachable, Usage};
 use crate::progress::Bars;
 use crate::receive::LISTENING;
@@ -62,6 +62,8 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
             records: args.tracker.records().then_some(args.records),
             parts: args.state == StateArg::Parts,
         },
+        reset_every: args.reset_every,
+        packed: args.ring == RingArg::Packed,
     };
     // Before anything is overwritten.
     vm::guest::Layout::new(&shape)?;

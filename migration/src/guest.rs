@@ -52,7 +52,7 @@ pub struct Paused {
 /// A guest that can be moved away.
 pub trait Guest {
     /// What the destination needs to know to make room for it: opaque text in UTF-8 without NUL, at
-    /// most 64 KiB.
+    /// most 1 MiB.
     fn describe(&self) -> Vec<u8>;
     /// Its memory, in ascending order of address and without overlap.
     fn memory(&self) -> Vec<DmaMemory>;

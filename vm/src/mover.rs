@@ -5,7 +5,7 @@ use crate::evidence::{
     DiskVerdict, MemoryVerdict, RequestVerdict, compare_memory, judge_disk, judge_requests,
     read_after,
 };
-use crate::guest::{Counters, EmulatedGuest, PageClass};
+use crate::guest::{Counters, EmulatedGuest, PageClass, Progress};
 use crate::incoming::After;
 use migration::observe::Observer;
 use migration::precopy::{self, Options};
@@ -49,6 +49,10 @@ pub struct Outcome {
     pub memory: Option<MemoryVerdict>,
     /// Pages that devices wrote while they were tracked and before the guest was paused.
     pub device_writes: u64,
+    /// How often the guest's driver reset a device meanwhile.
+    pub resets: u64,
+    /// How often the devices were suspended, stopped or let go on at the source, by their count.
+    pub stops: u64,
     /// The guest runs, or ran to its end, at the destination.
     pub moved: bool,
     /// The guest stayed, and ran on at the source.
@@ -215,10 +219,14 @@ fn send(
         before: 0,
         last_round: 0,
         device_writes: 0,
+        resets_before: 0,
+        resets: 0,
         memory: None,
     };
     let migrated = precopy::migrate(guest, stream, &plan.options, &mut judge);
     outcome.device_writes = judge.device_writes;
+    outcome.resets = judge.resets;
+    outcome.stops = guest.stops();
     outcome.memory = judge.memory.take();
     match migrated {
         Ok(report) => {
@@ -284,6 +292,8 @@ struct Judge<'a> {
     /// Device writes seen when the last round was collected.
     last_round: u64,
     device_writes: u64,
+    resets_before: u64,
+    resets: u64,
     memory: Option<MemoryVerdict>,
 }
 
@@ -300,12 +310,14 @@ impl Observer for Judge<'_> {
     }
 
     fn round_started(&mut self, round: u32, pages: u64, last: bool) {
-        let reads = self.counters.read().reads;
+        let Progress { reads, resets, .. } = self.counters.read();
         if round == 1 {
             self.before = reads;
             self.last_round = reads;
+            self.resets_before = resets;
         }
         self.device_writes = reads.saturating_sub(self.before);
+        self.resets = resets.saturating_sub(self.resets_before);
         self.inner.round_started(round, pages, last);
     }
 

@@ -35,6 +35,8 @@ fn shape(marking: MarkingMode) -> Shape {
         seed: 11,
         marking,
         means: Means::default(),
+        reset_every: 0,
+        packed: false,
     }
 }
 

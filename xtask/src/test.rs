@@ -101,7 +101,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "guest",
-        about: "stock Linux on our disk, with and without IOMMU",
+        about: "stock Linux on our disk: plain, IOMMU, administration and packed queues",
         run: guest_disk::run,
     },
     Part {

@@ -11,7 +11,7 @@ use super::{Order, libxc, libxl};
 use crate::guest::DeviceRecord;
 
 /// Longest description of a guest, in bytes.
-const DESCRIPTION_MAX: usize = 64 << 10;
+const DESCRIPTION_MAX: usize = 1 << 20;
 const ANOTHERS: &str = "it is the stream of another kind of machine; `tidemark stream inspect` \
                         shows what it holds";
 

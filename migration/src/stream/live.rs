@@ -49,14 +49,15 @@ impl<S: Read + Write + AsFd> Source<S> {
         if error.kind() == io::ErrorKind::InvalidInput {
             return GuestError::new(doing, error).into();
         }
-        loop {
+        // Answers that had come before are at most those that were under way.
+        for _ in 0..=WINDOW + 1 {
             match self.message(doing) {
                 Err(refused @ MigrationError::Refused(_)) => return refused,
-                // An answer that had come before.
                 Ok(_) => {}
-                Err(_) => return vanished(doing, error),
+                Err(_) => break,
             }
         }
+        vanished(doing, error)
     }
 
     /// The next message from the destination, refusals excepted.

@@ -6,7 +6,7 @@
 //! and refuses what the format does not allow; a [`Writer`] puts them together.
 //!
 //! The engine knows the traits only. What stands behind them is a socket ([`live`]) or a file
-//! ([`file`]): the bytes of the stream are the same.
+//! ([`mod@file`]): the bytes of the stream are the same.
 
 pub mod context;
 pub mod epoch;

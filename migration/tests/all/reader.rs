@@ -84,8 +84,13 @@ fn what_a_guest_cannot_take_is_refused() {
         "the option 'guest' of emulator 0",
     );
     refused(&libxl_header(), &names(0, b""), 0, "one option");
-    let long = [b"guest\0".as_slice(), &vec![b'x'; (64 << 10) + 1], b"\0"].concat();
-    refused(&libxl_header(), &names(0, &long), 0, "at most 65536 bytes");
+    let long = [b"guest\0".as_slice(), &vec![b'x'; (1 << 20) + 1], b"\0"].concat();
+    refused(
+        &libxl_header(),
+        &names(0, &long),
+        0,
+        "at most 1048576 bytes",
+    );
 }
 
 #[test]

@@ -212,10 +212,10 @@ pub(super) fn rebuild(
         });
     }
     let mut devices = Vec::new();
-    for (id, bus) in (1..).zip(&machine.buses) {
+    for (id, (index, bus)) in (1..).zip((0..).zip(&machine.buses)) {
         let saved = |kind| state_of(id, kind, "a device");
         let transport = match known.get(devices.len()) {
-            Some(Device { transport }) => {
+            Some(Device { transport, .. }) => {
                 // What a suspended device offers says nothing.
                 let reset = transport.reset(SUSPEND_TIMEOUT);
                 reset.map_err(VmError::driver("resetting a device"))?;
@@ -242,7 +242,7 @@ pub(super) fn rebuild(
                     .map_err(VmError::driver("restoring a device"))?;
             }
         }
-        devices.push(Device { transport });
+        devices.push(Device::new(machine, index, transport)?);
     }
     let mut cpus = Vec::new();
     for (place, saved) in layout.places.iter().zip(&saved) {
@@ -263,8 +263,12 @@ pub(super) fn rebuild(
 impl Guest for EmulatedGuest {
     fn describe(&self) -> Vec<u8> {
         // What cannot be read is found out when the guest is saved; here it would only be too early.
-        let parts = self.mover().and_then(|owner| owner.get(0).ok());
-        let description = Description::new(self.shape().clone(), parts.as_ref());
+        let all = |owner: &Owner| {
+            let numbers = 0..self.devices.len();
+            numbers.map(|number| owner.get(number).ok()).collect()
+        };
+        let parts: Option<Vec<Parts>> = self.mover().and_then(all);
+        let description = Description::new(self.shape().clone(), parts.as_deref());
         encode("the guest's shape", &description).unwrap_or_default()
     }
 

@@ -1,4 +1,6 @@
+use super::super::protocol::TURN_MAX;
 use super::*;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::thread;
 
@@ -118,14 +120,41 @@ fn a_part_of_the_ranges_leaves_the_others() {
 fn turns_begin_anew_without_losing_a_page() {
     let recorder = recorder(4, &[(0, 0x4000)]);
     recorder.mark(&[(0x3000, 1)]);
-    for turn in 0..1000_u32 {
-        recorder.mark(&[(0x1000, 1)]);
-        let expected: &[u64] = if turn == 0 { &[1, 3] } else { &[1] };
-        assert_eq!(drain(&recorder, 9).0, expected, "turn {turn}");
-        if turn % 300 == 299 {
-            recorder.mark(&[(0x3000, 1)]);
-            assert_eq!(drain(&recorder, 9).0, [3], "turn {turn}");
-        }
+    assert_eq!(drain(&recorder, 9).0, [3]);
+    // The numbers of turns are used up, and what is left of the first ones is forgotten.
+    recorder.pages.set_turn(TURN_MAX - 1);
+    for turn in 0..4 {
+        recorder.mark(&[(0x1000, 1), (0x1000, 1)]);
+        assert_eq!(drain(&recorder, 9).0, [1], "turn {turn}");
+    }
+    recorder.mark(&[(0x3000, 1)]);
+    assert_eq!(drain(&recorder, 9).0, [3]);
+}
+
+#[test]
+fn parts_that_meet_in_a_word_are_parts_still() {
+    let recorder = recorder(
+        100,
+        &[(0x4000, 0x6000), (0x6000, 0x8000), (0x9000, 0x2_5000)],
+    );
+    recorder.mark(&[(0x5000, 0x2000), (0x7fff, 0x1002), (0x1_f000, 0x3000)]);
+    assert_eq!(drain(&recorder, 9).0, [5, 6, 7, 9, 0x1f, 0x20, 0x21]);
+    recorder.mark(&[(0, u64::MAX)]);
+    let all: Vec<u64> = (4..8).chain(9..0x25).collect();
+    assert_eq!(drain(&recorder, 9), (all, false));
+}
+
+/// A table of huge pages, of which little is used.
+#[test]
+fn pages_of_a_large_guest_are_found_again() {
+    let recorder = recorder(4096, &[(1 << 40, 3 << 39)]);
+    let pages: BTreeSet<u64> = (0..4000).map(|n| (1 << 28) + n * 33_479).collect();
+    for _ in 0..2 {
+        pages
+            .iter()
+            .for_each(|page| recorder.mark(&[(page << 12, 9)]));
+        let (found, overflow) = drain(&recorder, 1000);
+        assert!(!overflow && found.into_iter().eq(pages.iter().copied()));
     }
 }
 
@@ -149,39 +178,84 @@ fn too_many_pages_are_refused() {
     assert!(Recorder::new(&config(!0xfff)).is_err());
 }
 
-/// Sixteen markers and a reader that shuts the door between bursts: every page that was marked is
-/// read, and none that was not.
-#[test]
-fn sixteen_markers_lose_nothing() {
+/// Many markers and a reader that shuts the door between their bursts. All of them mark the first
+/// half of the pages, and each some of the other half. Every page that was marked is read, none
+/// that was not, and none twice in a turn.
+fn storm(markers: u64, capacity: u32) {
     const PAGES: u64 = 4096;
-    let recorder = recorder(64_000, &[(0, PAGES << 12)]);
+    let recorder = recorder(capacity, &[(0, PAGES << 12)]);
     let door = std::sync::RwLock::new(());
+    let turns = Cell::new(0_u32);
     let turn = || {
         let _shut = door.write().unwrap();
+        turns.set(turns.get() + 1);
         recorder.turn();
     };
-    let mut found = Vec::new();
+    let mut found = BTreeSet::new();
+    // What is left of a turn when the next one ends is read first.
+    let mut of_turn = BTreeSet::new();
+    let mut read = |recorder: &Recorder| {
+        let before = turns.get();
+        let taken = recorder.take(&ALL, usize::MAX, turn);
+        assert!(!taken.overflow, "there is room for all");
+        assert_eq!(turns.get(), before + 1);
+        of_turn.clear();
+        for record in &taken.records {
+            let page = record.get() >> 12;
+            assert!(of_turn.insert(page), "page {page} twice in a turn");
+            found.insert(page);
+        }
+        recorder.delivered(taken);
+    };
     thread::scope(|scope| {
-        let markers: Vec<_> = (0..16_u64)
+        let threads: Vec<_> = (0..markers)
             .map(|marker| {
                 let (recorder, door) = (&recorder, &door);
                 scope.spawn(move || {
-                    for page in (marker % 4..PAGES).step_by(8) {
+                    let own = (PAGES / 2 + marker..PAGES).step_by(128);
+                    for page in (0..PAGES / 2).chain(own) {
                         let _open = door.read().unwrap();
                         recorder.mark(&[(page << 12, 4096)]);
                     }
                 })
             })
             .collect();
-        while !markers.iter().all(|marker| marker.is_finished()) {
-            let taken = recorder.take(&ALL, 1000, turn);
-            assert!(!taken.overflow);
-            found.extend(taken.records.iter().map(|record| record.get() >> 12));
-            recorder.delivered(taken);
+        while !threads.iter().all(|thread| thread.is_finished()) {
+            read(&recorder);
         }
     });
-    found.extend(drain(&recorder, 1000).0);
-    let found: BTreeSet<u64> = found.into_iter().collect();
-    let expected = (0..PAGES).filter(|page| page % 8 < 4).collect();
-    assert_eq!(found, expected);
+    read(&recorder);
+    let own = |page: &u64| *page < PAGES / 2 || page % 128 < markers;
+    assert!(found.into_iter().eq((0..PAGES).filter(own)));
+}
+
+#[test]
+fn sixteen_markers_lose_nothing_and_repeat_nothing() {
+    storm(16, 4096);
+}
+
+#[test]
+fn markers_without_a_seat_share_one() {
+    storm(48, 64_000);
+}
+
+/// Whatever is lost is told: what was read and what was not add up, round after round.
+#[test]
+fn sixteen_markers_with_little_room_lose_nothing_in_silence() {
+    const PAGES: u64 = 1024;
+    let recorder = recorder(100, &[(0, PAGES << 12)]);
+    for round in 0..50 {
+        let few = round % 2 == 0;
+        thread::scope(|scope| {
+            for marker in 0..16_u64 {
+                let recorder = &recorder;
+                let own = (marker..if few { 96 } else { PAGES }).step_by(16);
+                scope.spawn(move || own.for_each(|page| recorder.mark(&[(page << 12, 1)])));
+            }
+        });
+        let (pages, overflow) = drain(&recorder, 64);
+        let whole = pages.len() == if few { 96 } else { 1024 };
+        assert!(whole != overflow, "{} pages in round {round}", pages.len());
+        assert!(whole == few, "there is room for a hundred");
+    }
 }
