@@ -30,6 +30,7 @@ fn hosting(folder: &Path, side: &str) -> Hosting {
         side: side.to_owned(),
         limits: Limits::default(),
         hold: Some(64 << 20),
+        disk_fault: None,
     }
 }
 

@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vm::guest::{EmulatedGuest, Pattern, Shape};
-use vm::{Backup, Hosting, Limits, MarkingMode, Means, evidence};
+use vm::{Backup, DiskFault, Hosting, Limits, MarkingMode, Means, evidence};
 
 const BLOCK: u64 = 4096;
 
@@ -64,6 +64,13 @@ pub struct PairArgs {
     /// Requests that the guest completes alone before it is stopped.
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     requests: u64,
+    /// Where both sides leave, under names of their own, what a judge needs: journals of the requests,
+    /// and what memory was at each checkpoint.
+    #[arg(long, value_name = "FOLDER")]
+    evidence: Option<PathBuf>,
+    /// For tests: one write to the disk fails, `enospc:N` or `eio:N`, counted from 1.
+    #[arg(long, value_name = "FAULT")]
+    disk_fault: Option<DiskFault>,
     /// Prints one JSON object as the last line.
     #[arg(long)]
     json: bool,
@@ -166,12 +173,19 @@ fn protect(
     guest.ask_for_checkpoints(&switch);
     let patience = Duration::from_millis(pair.patience);
     let paired = Primary::pair(guest, line, switch.clone(), patience);
-    let (mut primary, first) = paired.map_err(|(error, alone)| {
-        Failed(format!(
-            "no pair: {error}; the guest was never protected {:?}",
-            alone.aftermath
-        ))
-    })?;
+    let (mut primary, first) = match paired {
+        Ok(paired) => paired,
+        Err((error, alone)) => {
+            end(guest, pair)?;
+            return Err(Failed(format!(
+                "no pair: {error}; the guest was never protected; it completed {} requests alone \
+                 and was stopped {:?}",
+                guest.progress().completed,
+                alone.aftermath
+            ))
+            .into());
+        }
+    };
     listen_to_input(&switch)?;
     eprintln!(
         "paired: {} pages; periodic checkpoints every {} ms",
@@ -264,10 +278,11 @@ fn blocks_of(disk: &Path) -> Result<u64, Usage> {
 fn hosting(pair: &PairArgs, side: &str) -> Hosting {
     Hosting {
         disks: vec![pair.disk.clone()],
-        evidence: None,
+        evidence: pair.evidence.clone(),
         side: side.to_owned(),
         limits: Limits::default(),
         hold: Some(pair.hold),
+        disk_fault: pair.disk_fault,
     }
 }
 

@@ -125,6 +125,7 @@ impl Backup {
             let out = disk.let_out().and_then(|()| device::blk::Disk::flush(disk));
             out.map_err(VmError::system("make the disk durable"))?;
         }
+        guest.leave_mark()?;
         guest.go_live()
     }
 }

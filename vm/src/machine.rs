@@ -3,10 +3,11 @@
 use crate::cpu_log::CpuLog;
 use crate::emulated_bus::{EmulatedBus, memory_file};
 use crate::error::VmError;
+use crate::faulty::{DiskFault, FaultyDisk};
 use crate::guest::{Layout, Shape, ring_format};
 use crate::held::HeldDisk;
 use crate::hypervisor::{Limits, Owner};
-use device::blk::{BlkDevice, BlkOptions};
+use device::blk::{BlkDevice, BlkOptions, Disk};
 use device::function::{AdminConfig, FunctionConfig, PciFunction};
 use device::rng::RngDevice;
 use device::tracker::Marking;
@@ -64,6 +65,8 @@ pub struct Hosting {
     pub limits: Limits,
     /// Its disks can hold writes, about so many bytes each while the guest runs.
     pub hold: Option<u64>,
+    /// One write to the first of those fails.
+    pub disk_fault: Option<DiskFault>,
 }
 
 /// Memory and devices, before anything runs.
@@ -155,7 +158,12 @@ impl Machine {
                 Some(limit) => {
                     let file = File::options().read(true).write(true).open(disk);
                     let file = file.map_err(VmError::file("open the disk", disk))?;
-                    let disk = HeldDisk::new(Box::new(file), limit);
+                    let first = held.is_empty();
+                    let disk: Box<dyn Disk> = match hosting.disk_fault.filter(|_| first) {
+                        Some(fault) => Box::new(FaultyDisk::new(file, fault)),
+                        None => Box::new(file),
+                    };
+                    let disk = HeldDisk::new(disk, limit);
                     held.push(disk.clone());
                     BlkDevice::with_disk(Box::new(disk), options)
                 }

@@ -76,6 +76,7 @@ fn hosting(disk: &Path, folder: &Path, side: &str) -> Hosting {
         side: side.to_owned(),
         limits: Limits::default(),
         hold: Some(HOLD),
+        disk_fault: None,
     }
 }
 

@@ -155,6 +155,7 @@ fn hosting(folder: &Path, side: &str, blocks: u64) -> Hosting {
         side: side.to_owned(),
         limits: Limits::default(),
         hold: None,
+        disk_fault: None,
     }
 }
 

@@ -179,6 +179,12 @@ impl AtBytes {
         Self::new(planned)
     }
 
+    /// Adds a fault, whose place is known only now.
+    pub fn plan(&mut self, planned: Planned) {
+        let later = self.planned.partition_point(|p| p.at <= planned.at);
+        self.planned.insert(later, planned);
+    }
+
     /// Tells, during the run and after it, which faults have happened.
     pub fn fired(&self) -> Fired {
         self.fired.clone()

@@ -292,6 +292,10 @@ impl Guest for EmulatedGuest {
         if !matches!(self.cpus, Cpus::Stopped(_)) || !self.suspended {
             return Err(GuestError("saving the guest: it is not paused".to_owned()));
         }
-        self.try_save().map_err(failed("saving the guest"))
+        let saved = self.try_save().and_then(|saved| {
+            self.leave_mark()?;
+            Ok(saved)
+        });
+        saved.map_err(failed("saving the guest"))
     }
 }

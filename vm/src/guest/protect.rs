@@ -46,6 +46,13 @@ impl EmulatedGuest {
         Ok(())
     }
 
+    /// Leaves as evidence what it is now, while nothing runs.
+    pub(crate) fn leave_mark(&mut self) -> Result<(), VmError> {
+        let vcpus = u64::try_from(self.machine.layout.places.len()).unwrap_or(u64::MAX);
+        let marks = self.marks.as_mut();
+        marks.map_or(Ok(()), |marks| marks.add(&self.machine.memory, vcpus))
+    }
+
     /// Tracks what is written from now on.
     pub(crate) fn track(&mut self) -> Result<(), VmError> {
         let whole = 0..self.ram().len();
