@@ -5,7 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 mod error;
+pub mod faults;
 mod guest;
 pub mod observe;
 pub mod policy;
