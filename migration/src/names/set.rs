@@ -92,6 +92,9 @@ impl<K: Extent> ConflictSet<K> {
     }
 }
 
+/// The longest stride of a cursor, in keys.
+const FAR: usize = 32;
+
 /// A cursor over the keys of a [`ConflictSet`]. It finds a place near by in few comparisons.
 #[derive(Clone, Debug)]
 pub struct SetCursor<'a, K> {
@@ -106,18 +109,27 @@ impl<K: Extent> Cursor for SetCursor<'_, K> {
 
     fn seek(&mut self, key: &K) -> Result<(), Infallible> {
         let below = |place: usize| self.keys.get(place).is_some_and(|at| at < key);
-        // Doubles its stride away from where it is until the place is in between.
+        // Doubles its stride away from where it is, until the place is in between or so far away that
+        // halving all the rest is as fast.
         let (mut low, mut high, mut stride) = (self.place, self.place, 1);
         if below(self.place) {
             while below(high) {
                 low = high + 1;
-                high = (high + stride).min(self.keys.len());
+                high = self.keys.len().min(if stride > FAR {
+                    usize::MAX
+                } else {
+                    high + stride
+                });
                 stride *= 2;
             }
         } else {
             while low > 0 && !below(low - 1) {
                 high = low - 1;
-                low = low.saturating_sub(stride);
+                low = if stride > FAR {
+                    0
+                } else {
+                    low.saturating_sub(stride)
+                };
                 stride *= 2;
             }
         }

@@ -162,6 +162,47 @@ impl Step for Tools<'_> {
     }
 }
 
+/// The program of the git step.
+pub const GIT: &str = "usr/bin/git";
+
+/// A git that knows both formats of references: what our names are held against.
+pub struct Git<'a> {
+    /// Where it comes from.
+    pub apt: &'a Apt<'a>,
+}
+
+impl Step for Git<'_> {
+    fn name(&self) -> &'static str {
+        "git"
+    }
+
+    fn recipe(&self) -> String {
+        format!(
+            "git with dependencies of {}, launchers: {}",
+            self.apt.suites(),
+            launcher(GIT, GIT)
+        )
+    }
+
+    fn build(&self, dir: &Path) -> Result<()> {
+        install(self.apt, &["git"], dir)?;
+        Foreign::new(dir.to_path_buf()).launch("git", GIT)
+    }
+
+    fn check(&self, dir: &Path) -> Result<Findings> {
+        let foreign = Foreign::new(dir.to_path_buf());
+        foreign.libraries(GIT)?;
+        let text =
+            process::capture(Command::new(dir.join(LAUNCHERS).join("git")).arg("--version"))?;
+        let version = version(&text).with_context(|| format!("`git --version` printed: {text}"))?;
+        ensure!(
+            major_minor(version) >= (2, 45),
+            "git {version} came, and `git init --ref-format` needs 2.45 or newer"
+        );
+        Ok(Findings::default().with("git", version))
+    }
+}
+
 fn install(apt: &Apt<'_>, packages: &[&str], dir: &Path) -> Result<()> {
     for package in apt.download_with_dependencies(packages)? {
         unpack(&package, dir)?;
