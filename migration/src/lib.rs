@@ -7,6 +7,7 @@
 
 mod error;
 mod guest;
+pub mod lock;
 pub mod names;
 pub mod observe;
 pub mod policy;
