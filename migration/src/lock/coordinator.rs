@@ -115,6 +115,17 @@ fn senseless(answer: &Answer) -> RemoteError {
     ))
 }
 
+/// What came of asking for locks.
+#[derive(Default)]
+struct Tries {
+    /// One failed in another way than by being another's.
+    broken: bool,
+    /// One is another's.
+    contended: bool,
+    /// Those that an older manager has.
+    older: Vec<usize>,
+}
+
 /// The next pause after one.
 struct Pauses {
     next: Duration,
@@ -122,10 +133,11 @@ struct Pauses {
 }
 
 impl Pauses {
-    fn new(limits: &Limits) -> Self {
+    /// None longer than this or the limit.
+    fn new(limits: &Limits, longest: Duration) -> Self {
         Self {
             next: limits.shortest_pause,
-            longest: limits.longest_pause,
+            longest: limits.longest_pause.min(longest),
         }
     }
 
@@ -159,56 +171,79 @@ impl<C> Coordinator<C> {
 
     /// Locks all, or releases all.
     pub(super) fn lock(mut self) -> Result<Self, Failure> {
-        let deadline = self.now() + self.terms.limits.lock;
-        let mut pauses = Pauses::new(&self.terms.limits);
+        let limit = self.terms.limits.lock;
+        let deadline = self.now() + limit;
+        let mut pauses = Pauses::new(&self.terms.limits, limit / 16);
+        // To be had before any other is asked for: those that an older manager had.
+        let mut first: Vec<usize> = Vec::new();
         loop {
             let missing = self.members_where(|member| !matches!(member.hold, Hold::Held(_)));
-            let claim = self.claim();
-            let who = self.terms.claimant.clone();
-            let until = deadline.min(self.request_until());
-            let answers = self.ask(&missing, until, true, |_| {
-                Some(Request::Lock {
-                    claim,
-                    who: who.clone(),
-                })
-            });
-            let (mut broken, mut contended, mut younger) = (false, false, false);
-            for (place, answer) in answers {
-                let outcome = match answer {
-                    Ok(Answer::Locked(token)) => Ok(token),
-                    Ok(answer) => Err(senseless(&answer)),
-                    Err(error) => Err(error),
-                };
-                let hold = match &outcome {
-                    Ok(token) => Hold::Held(*token),
-                    Err(RemoteError::Lost(_)) => Hold::Unsure,
-                    Err(_) => Hold::Free,
-                };
-                match &outcome {
-                    Err(RemoteError::Held(holder)) => {
-                        contended = true;
-                        younger |= holder.claimant.id < self.terms.claimant.id;
-                    }
-                    Err(_) => broken = true,
-                    Ok(_) => {}
-                }
-                self.members[place].hold = hold;
-                self.record(place, Phase::Lock, outcome.map(|_| ()));
-            }
+            let asked = if first.is_empty() { &missing } else { &first };
+            let asked_all = asked.len() == missing.len();
+            let Tries {
+                broken,
+                contended,
+                older,
+            } = self.try_lock(asked, deadline);
             if self.terms.cancel.is_cancelled() {
                 return Err(self.fail(Cause::Cancelled));
             }
-            if !broken && !contended {
-                return Ok(self);
-            }
-            let pause = self.now() + pauses.take();
-            // Whoever is older waits with what it has; whoever is younger makes room first. So
-            // waiting goes from older to younger only, and never in a circle.
-            if broken || pause >= deadline || (younger && !self.make_room()) {
+            if broken {
                 return Err(self.fail(Cause::Lock));
             }
+            if !contended {
+                if asked_all {
+                    return Ok(self);
+                }
+                first.clear();
+                continue;
+            }
+            let pause = self.now() + pauses.take();
+            // Whoever is older waits with what it has. Whoever is younger makes room, and has nothing
+            // until the older one is through. So waiting goes from older to younger only, never in a
+            // circle, and the oldest comes through whatever the others do.
+            if pause >= deadline || (!older.is_empty() && !self.make_room()) {
+                return Err(self.fail(Cause::Lock));
+            }
+            first = older;
             self.pause(pause.max(self.now()));
         }
+    }
+
+    /// Asks these for their locks, once.
+    fn try_lock(&mut self, places: &[usize], deadline: Duration) -> Tries {
+        let claim = self.claim();
+        let who = self.terms.claimant.clone();
+        let until = deadline.min(self.request_until());
+        let request = |_| {
+            let who = who.clone();
+            Some(Request::Lock { claim, who })
+        };
+        let mut tries = Tries::default();
+        for (place, answer) in self.ask(places, until, true, request) {
+            let outcome = match answer {
+                Ok(Answer::Locked(token)) => Ok(token),
+                Ok(answer) => Err(senseless(&answer)),
+                Err(error) => Err(error),
+            };
+            self.members[place].hold = match &outcome {
+                Ok(token) => Hold::Held(*token),
+                Err(RemoteError::Lost(_)) => Hold::Unsure,
+                Err(_) => Hold::Free,
+            };
+            match &outcome {
+                Err(RemoteError::Held(holder)) => {
+                    tries.contended = true;
+                    if holder.claimant.id < who.id {
+                        tries.older.push(place);
+                    }
+                }
+                Err(_) => tries.broken = true,
+                Ok(_) => {}
+            }
+            self.record(place, Phase::Lock, outcome.map(|_| ()));
+        }
+        tries
     }
 
     /// Gives all members their changes, or rolls back and releases all.
@@ -264,7 +299,7 @@ impl<C> Coordinator<C> {
         if going.is_empty() && self.members.iter().all(|member| member.staged) {
             return Err(self.fail(Cause::NotStarted));
         }
-        let mut pauses = Pauses::new(&self.terms.limits);
+        let mut pauses = Pauses::new(&self.terms.limits, Duration::MAX);
         while !going.is_empty() {
             let until = deadline.min(self.request_until());
             let answers = self.ask(&going, until, true, |token| {
@@ -273,6 +308,15 @@ impl<C> Coordinator<C> {
             going.clear();
             let mut again = Vec::new();
             for (place, answer) in answers {
+                if matches!(
+                    answer,
+                    Ok(Answer::Applying(
+                        Progress::Running | Progress::Finished | Progress::Failed(_)
+                    ))
+                ) {
+                    // It had begun, if the answer to that was lost.
+                    self.record(place, Phase::Apply, Ok(()));
+                }
                 let outcome = match answer {
                     Ok(Answer::Applying(Progress::Finished)) => Ok(()),
                     Ok(Answer::Applying(Progress::Failed(reason))) => {
@@ -395,7 +439,7 @@ impl<C> Coordinator<C> {
                 .for_each(|place| self.members[*place].staged = false);
         }
         let deadline = self.now() + self.terms.limits.release;
-        let mut pauses = Pauses::new(&self.terms.limits);
+        let mut pauses = Pauses::new(&self.terms.limits, Duration::MAX);
         loop {
             let lost = self.release(deadline);
             let pause = self.now() + pauses.take();
