@@ -3,7 +3,7 @@
 use crate::lock::{Answer, RemoteError};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,11 +44,8 @@ impl Inbox {
 
     /// The next event, waited for at most so long.
     pub fn take_within(&self, at_most: Duration) -> Option<Event> {
-        match self.0.recv_timeout(at_most) {
-            Ok(event) => Some(event),
-            // The coordinator holds a sender itself, so that this channel does not end.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        // The coordinator holds a sender itself, so that only time ends this in vain.
+        self.0.recv_timeout(at_most).ok()
     }
 }
 

@@ -32,15 +32,16 @@ mod layers;
 mod remote;
 mod report;
 mod set;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod threaded;
 
 pub use claim::{Claim, Claimant, Holder, Token};
 pub use clock::{Cancel, Clock, Event, Inbox, SystemClock};
-pub use coordinator::{Limits, Terms};
 pub use layers::Layers;
 pub use remote::{Answer, Progress, Remote, RemoteError, Remotes, Reply, Request, Selection};
 pub use report::{Cause, Failure, Phase, Report, Row, Stuck};
 pub use set::{Applied, Locked, LockedSet, Staged};
+pub use terms::{Limits, Terms};
 pub use threaded::Threaded;

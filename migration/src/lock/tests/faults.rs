@@ -42,7 +42,7 @@ fn run(faults: &[&[Fault]], counts: &mut Counts) {
     let stuck: Vec<&str> = report.stuck.iter().map(|stuck| &*stuck.remote).collect();
     let mut all_applied = true;
     let mut all_up = true;
-    for remote in &remotes {
+    for (place, remote) in remotes.iter().enumerate() {
         let inside = remote.inside();
         let listed = stuck.contains(&remote.name());
         assert!(
@@ -58,6 +58,14 @@ fn run(faults: &[&[Fault]], counts: &mut Counts) {
                 .find(|stuck| stuck.remote == remote.name());
             let command = entry.map(|entry| entry.command.clone());
             assert_eq!(command, Some(remote.free_command()));
+            let refuses =
+                |fault: &Fault| (fault.phase, fault.kind) == (Phase::Release, Kind::Error);
+            assert!(
+                inside.down || faults[place].iter().any(refuses),
+                "{} is listed for nothing; {}",
+                remote.name(),
+                shown()
+            );
         } else {
             assert_eq!(
                 inside.layers.pending(),
