@@ -216,10 +216,18 @@ fn threads_and_real_time_serve_as_well() {
     };
     let remotes =
         || Remotes::new(layers.iter().enumerate().map(remote).collect()).expect("16 names");
-    let holder = LockedSet::lock(remotes(), Terms::new("the first")).expect("free");
-    let mut terms = Terms::new("the second");
-    terms.limits.lock = Duration::from_millis(50);
-    let failure = LockedSet::lock(remotes(), terms).expect_err("it is held");
+    let terms = |who| {
+        let mut terms = Terms::new(who);
+        // However busy the machine is.
+        terms.limits.request = Duration::from_secs(60);
+        terms.limits.lock = Duration::from_secs(60);
+        terms
+    };
+    let holder = LockedSet::lock(remotes(), terms("the first")).expect("free");
+    let mut second = terms("the second");
+    // It would pause for longer than it may take: so it gives up when it finds a lock taken.
+    second.limits.shortest_pause = second.limits.lock;
+    let failure = LockedSet::lock(remotes(), second).expect_err("it is held");
     assert!(
         failure.to_string().contains("locked by the first"),
         "{failure}"
