@@ -4,10 +4,12 @@
 //! judged is the median of the rounds' ratios, printed with the spread.
 
 pub mod block;
+pub mod claims;
 pub mod limit;
 pub mod line;
 pub mod memory;
 pub mod rounds;
+pub mod vhost_log;
 
 pub use line::{Bound, Line, Mode, finish, wanted};
 pub use rounds::{Ratio, interleave, interleave_until, settle};

@@ -22,6 +22,11 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Receives a guest from `tidemark migrate` and runs it on.
     Receive(ReceiveArgs),
+    /// Looks into a saved guest, or any Xen migration stream of version 2.
+    #[command(subcommand)]
+    Stream(StreamCommand),
+    /// Judges a device, clause by clause.
+    Conform(crate::conform::ConformArgs),
     /// Serves an emulated device to a VMM.
     Device(crate::device::DeviceArgs),
     /// Says what a device is: its features, structures, queues and tracker.
@@ -47,6 +52,8 @@ pub enum Command {
 pub enum Target {
     /// A Unix socket.
     Unix(PathBuf),
+    /// A file.
+    File(PathBuf),
 }
 
 impl FromStr for Target {
@@ -55,7 +62,8 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
-            _ => Err(format!("expected unix:PATH, got '{text}'")),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(format!("expected unix:PATH or file:PATH, got '{text}'")),
         }
     }
 }
@@ -99,6 +107,14 @@ pub enum StateArg {
     Parts,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RingArg {
+    /// Three areas: descriptors, available ring, used ring.
+    Split,
+    /// One ring that both sides write.
+    Packed,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum WorkloadArg {
     /// Every page equally often.
@@ -131,6 +147,14 @@ pub struct MigrateArgs {
     /// How the state of devices is read and written.
     #[arg(long, value_enum, default_value = "regs")]
     pub state: StateArg,
+    /// The guest's driver resets its device after every N requests, in the middle of its work, by
+    /// its status and its function in turn, and submits what was in flight again. Records survive
+    /// that, the device's own bitmap does not. Default: 0, never.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub reset_every: u64,
+    /// The format of the queues.
+    #[arg(long, value_enum, default_value = "split")]
+    pub ring: RingArg,
     /// Block devices of the guest.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub devices: u16,
@@ -159,14 +183,16 @@ pub struct MigrateArgs {
     /// Size of temporary disks.
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse, conflicts_with = "disk")]
     pub disk_size: u64,
-    /// Sends the guest to a `tidemark receive` instead of a process of its own. Both need the same
-    /// disks and the same folder for evidence.
-    #[arg(long, value_name = "unix:PATH", requires_all = ["disk", "evidence"])]
+    /// Sends the guest to a `tidemark receive` instead of a process of its own (unix:PATH; both
+    /// need the same disks and the same folder for evidence), or saves it to a file (file:PATH),
+    /// from which a process of its own takes it up.
+    #[arg(long, value_name = "unix:PATH|file:PATH")]
     pub to: Option<Target>,
     /// Folder where both sides leave their evidence, kept. Default: a temporary one.
     #[arg(long, value_name = "DIR")]
     pub evidence: Option<PathBuf>,
-    /// Plain copies of the memory over the same socket, made first, for comparison.
+    /// Plain copies of the memory over the same socket, made first, for comparison. None are made
+    /// to a file.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub plain_copies: u32,
     /// Rounds after which the guest is stopped whatever it dirties.
@@ -180,8 +206,11 @@ pub struct MigrateArgs {
 #[derive(Debug, Args)]
 pub struct ReceiveArgs {
     /// Where to wait for the guest.
-    #[arg(long, value_name = "unix:PATH")]
-    pub listen: Target,
+    #[arg(long, value_name = "unix:PATH", required_unless_present = "from")]
+    pub listen: Option<Target>,
+    /// Takes the guest up from a file that `tidemark migrate --to file:PATH` wrote.
+    #[arg(long, value_name = "file:PATH", conflicts_with = "listen")]
+    pub from: Option<Target>,
     /// Disk of a device, for each device one: the same as the source's.
     #[arg(long, value_name = "FILE", required = true)]
     pub disk: Vec<PathBuf>,
@@ -195,6 +224,24 @@ pub struct ReceiveArgs {
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     pub requests: u64,
     /// Prints one JSON object as the last line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StreamCommand {
+    /// Lists the records of a stream.
+    Inspect(StreamArgs),
+    /// Checks every rule of the format, to the last byte.
+    Verify(StreamArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct StreamArgs {
+    /// A stream: the outer layer (libxl) or an image alone (libxc).
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Prints one JSON object as the last line instead of the table.
     #[arg(long)]
     pub json: bool,
 }

@@ -1,5 +1,6 @@
 //! `tidemark device`: an emulated device in a process of its own.
 
+use crate::args::RingArg;
 use crate::disk;
 use ::device::blk::{BlkDevice, BlkOptions, QUEUES_MAX};
 use ::device::function::{AdminConfig, FunctionConfig, Pasid, PciFunction};
@@ -11,6 +12,8 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use spec::admin::{opcode, qualifier, status};
+use spec::features::Features;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::RawFd;
@@ -74,6 +77,9 @@ pub struct VfioUserArgs {
     /// Offer the disk for reading only
     #[arg(long)]
     read_only: bool,
+    /// The format of queues that is offered; a driver need not take packed ones
+    #[arg(long, value_enum, default_value = "split")]
+    ring: RingArg,
     /// Request queues
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = queues())]
     queues: u16,
@@ -164,6 +170,11 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
             "--queues and --admin-queues make {queues}: at most {QUEUES_MAX} together expected"
         )));
     }
+    if args.ring == RingArg::Packed && !args.inflight.is_empty() {
+        return Err(Failure::Usage(
+            "--inflight with --ring packed: the table is for split queues".to_owned(),
+        ));
+    }
     let sockets: Vec<_> = args
         .socket_path
         .iter()
@@ -251,7 +262,10 @@ impl Device {
         let config = FunctionConfig {
             // A VMM gives the device what the platform gives it, translated where there is a
             // vIOMMU; without one the addresses are the same, and so it is always offered.
-            features: FunctionConfig::SUPPORTED,
+            features: match args.ring {
+                RingArg::Split => FunctionConfig::SUPPORTED.difference(Features::RING_PACKED),
+                RingArg::Packed => FunctionConfig::SUPPORTED,
+            },
             marking: match args.marking {
                 MarkingArg::Bit => Marking::Bit,
                 MarkingArg::Byte => Marking::Byte,
@@ -364,11 +378,27 @@ impl Device {
             "ignored_writes": stats.ignored,
             "dma_maps": serve.dma_maps,
             "dma_unmaps": serve.dma_unmaps,
+            "admin_commands": admin_commands(self.served.function()),
         });
         let mut out = io::stdout().lock();
         writeln!(out, "{report}")?;
         out.flush()
     }
+}
+
+/// What was answered to administration commands, and how often. A command that there is not has no
+/// name.
+fn admin_commands(function: &PciFunction) -> Vec<serde_json::Value> {
+    let answers = function.admin_answers();
+    let shown = answers.iter().map(|(answer, count)| {
+        serde_json::json!({
+            "command": answer.opcode.and_then(opcode::name),
+            "status": status::name(answer.status),
+            "qualifier": qualifier::name(answer.qualifier),
+            "count": count,
+        })
+    });
+    shown.collect()
 }
 
 /// The in-flight table in a file: the one that is there, or a new one.

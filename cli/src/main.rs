@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod conform;
 mod device;
 mod disk;
 mod exercise;
@@ -13,6 +14,7 @@ mod migrate;
 mod progress;
 mod receive;
 mod size;
+mod stream;
 mod summary;
 
 use args::{Cli, Command};
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     match cli.command {
+        Command::Conform(args) => exit::report(conform::conform(&args)),
         Command::Device(args) => device::run(args),
         Command::Journal(args) => exit::report(journal::run(&args)),
         Command::Mediate(args) => exit::report(mediate::run(args)),
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Command::Probe(args) => exit::report(exercise::probe(&args)),
         Command::QueueState(args) => exit::report(exercise::queue_state(&args)),
         Command::Receive(args) => exit::report(receive::run(&args)),
+        Command::Stream(command) => exit::report(stream::run(&command)),
         Command::Suspend(args) => exit::report(exercise::suspend(&args)),
         Command::Track(args) => exit::report(exercise::track(&args)),
     }

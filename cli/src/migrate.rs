@@ -1,6 +1,6 @@
 //! `tidemark migrate`.
 
-use crate::args::{MigrateArgs, StateArg, Target};
+use crate::args::{MigrateArgs, RingArg, StateArg, Target};
 use crate::exit::{Failed, Unreachable, Usage};
 use crate::progress::Bars;
 use crate::receive::LISTENING;
@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use vm::guest::{EmulatedGuest, Shape};
-use vm::{Hosting, Limits, Means, Move, evidence, move_guest};
+use vm::{Hosting, Limits, Means, Move, evidence, move_guest, save_guest};
 
 const BLOCK: u64 = 4096;
 const DEPTH: u16 = 32;
@@ -33,6 +33,12 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
             "--granularity: expected a power of two from 4K to 1G, got {got}"
         ))
         .into());
+    }
+    if matches!(args.to, Some(Target::Unix(_))) && (args.disk.is_empty() || args.evidence.is_none())
+    {
+        let why = "--to unix:PATH: expected --disk and --evidence as well, the same as those of \
+                   the `tidemark receive` there";
+        return Err(Usage(why.to_owned()).into());
     }
     let folder = tempfile::tempdir().context("making a temporary folder")?;
     let evidence_folder = args
@@ -56,6 +62,8 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
             records: args.tracker.records().then_some(args.records),
             parts: args.state == StateArg::Parts,
         },
+        reset_every: args.reset_every,
+        packed: args.ring == RingArg::Packed,
     };
     // Before anything is overwritten.
     vm::guest::Layout::new(&shape)?;
@@ -64,16 +72,15 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
     }
 
     let mut destination = None;
-    let target = match &args.to {
-        Some(Target::Unix(path)) => path.clone(),
+    let way = match &args.to {
+        Some(Target::File(path)) => Way::File(path.clone()),
+        Some(Target::Unix(path)) => Way::Socket(connect(path)?),
         None => {
             let path = folder.path().join("socket");
             destination = Some(Destination::spawn(&path, &disks, &evidence_folder)?);
-            path
+            Way::Socket(connect(&path)?)
         }
     };
-    let socket = UnixStream::connect(&target)
-        .map_err(|error| Unreachable(format!("cannot reach unix:{}: {error}", target.display())))?;
 
     let hosting = Hosting {
         disks: disks.clone(),
@@ -92,13 +99,22 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
         options: Options {
             policy,
             granularity: args.granularity,
-            plain_copies: args.plain_copies,
+            plain_copies: match &way {
+                Way::Socket(_) => args.plain_copies,
+                Way::File(_) => 0,
+            },
             cancel: &cancel,
         },
         evidence: &evidence_folder,
         disks: &disks,
     };
-    let outcome = move_guest(&mut guest, socket, &plan, &mut Bars::new());
+    let mut bars = Bars::new();
+    let outcome = match way {
+        Way::Socket(socket) => move_guest(&mut guest, socket, &plan, &mut bars),
+        Way::File(path) => save_guest(&mut guest, &path, &plan, &mut bars, || {
+            restore(&path, &disks, &evidence_folder).map_err(|error| format!("{error:#}"))
+        }),
+    };
     drop(guest);
     let mut objections = outcome.objections();
     if let Some(trouble) = destination.and_then(|d| d.end(outcome.moved)) {
@@ -109,6 +125,45 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     Err(Failed(summary::verdict(&outcome, &objections)).into())
+}
+
+/// How the guest goes away.
+#[derive(Debug)]
+enum Way {
+    Socket(UnixStream),
+    File(PathBuf),
+}
+
+fn connect(path: &Path) -> Result<UnixStream, Unreachable> {
+    UnixStream::connect(path)
+        .map_err(|error| Unreachable(format!("cannot reach unix:{}: {error}", path.display())))
+}
+
+/// `tidemark receive` for a destination on these disks.
+fn receive(disks: &[PathBuf], evidence: &Path) -> anyhow::Result<Command> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let mut command = Command::new(program);
+    command.arg("receive").arg("--evidence").arg(evidence);
+    for disk in disks {
+        command.arg("--disk").arg(disk);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    Ok(command)
+}
+
+/// Lets a process of its own take the guest up from the file and bring it to its end.
+fn restore(path: &Path, disks: &[PathBuf], evidence: &Path) -> anyhow::Result<()> {
+    let mut command = receive(disks, evidence)?;
+    command.arg("--from");
+    command.arg(format!("file:{}", path.display()));
+    let output = command.output().context("starting the destination")?;
+    anyhow::ensure!(
+        output.status.success(),
+        "the destination ended with {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
+    Ok(())
 }
 
 /// The disks and the blocks of each: given ones, or temporary ones.
@@ -156,15 +211,9 @@ struct Destination(Child);
 impl Destination {
     /// Starts it and waits until it listens.
     fn spawn(socket: &Path, disks: &[PathBuf], evidence: &Path) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("finding this program")?;
-        let mut command = Command::new(program);
-        command.arg("receive").arg("--listen");
+        let mut command = receive(disks, evidence)?;
+        command.arg("--listen");
         command.arg(format!("unix:{}", socket.display()));
-        command.arg("--evidence").arg(evidence);
-        for disk in disks {
-            command.arg("--disk").arg(disk);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut destination = Self(command.spawn().context("starting the destination")?);
         tracing::info!(pid = destination.0.id(), "destination");
         let out = destination.0.stdout.as_mut().context("no output")?;

@@ -4,9 +4,12 @@ use crate::args::{ReceiveArgs, Target};
 use crate::exit::{Failed, Usage};
 use anyhow::Context;
 use migration::receive::receive;
-use migration::stream::simple::Simple;
+use migration::stream::file::Restore;
+use migration::stream::{DestinationStream, live};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 use vm::{Arrival, Hosting, Limits};
 
@@ -17,18 +20,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub const LISTENING: &str = "listening on ";
 
 pub fn run(args: &ReceiveArgs) -> anyhow::Result<()> {
-    let Target::Unix(path) = &args.listen;
     for disk in &args.disk {
         std::fs::metadata(disk)
             .map_err(|error| Usage(format!("cannot open the disk {}: {error}", disk.display())))?;
     }
-    let listener = UnixListener::bind(path)
-        .map_err(|error| Usage(format!("cannot listen on unix:{}: {error}", path.display())))?;
-    let mut out = std::io::stdout();
-    writeln!(out, "{LISTENING}unix:{}", path.display())?;
-    out.flush()?;
-    let (socket, _) = listener.accept().context("waiting for a source")?;
-    std::fs::remove_file(path).context("removing the socket")?;
+    let mut stream: Box<dyn DestinationStream> = match (&args.listen, &args.from) {
+        (Some(Target::Unix(path)), _) => Box::new(listen(path)?),
+        (_, Some(Target::File(path))) => {
+            let file = File::open(path)
+                .map_err(|error| Usage(format!("cannot open {}: {error}", path.display())))?;
+            Box::new(Restore::new(file))
+        }
+        _ => {
+            let why = "expected --listen unix:PATH or --from file:PATH";
+            return Err(Usage(why.to_owned()).into());
+        }
+    };
 
     let hosting = Hosting {
         disks: args.disk.clone(),
@@ -37,14 +44,13 @@ pub fn run(args: &ReceiveArgs) -> anyhow::Result<()> {
         limits: Limits::default(),
     };
     let mut arrival = Arrival::new(hosting, args.memory_max);
-    let mut stream = Simple::destination(socket);
-    let received = receive(&mut stream, &mut arrival)
+    let received = receive(stream.as_mut(), &mut arrival)
         .map_err(|error| Failed(format!("no guest arrived: {error}")))?;
     let after = arrival.finish(args.requests, PATIENCE)?;
     if args.json {
         let object = serde_json::json!({
             "arrived": true,
-            "rounds": received.rounds,
+            "records": received.records,
             "pages": received.pages,
             "requests": after.completed,
             "drained": after.drained,
@@ -52,11 +58,23 @@ pub fn run(args: &ReceiveArgs) -> anyhow::Result<()> {
         println!("{object}");
     } else {
         println!(
-            "the guest arrived in {} rounds, completed {} requests here and was stopped",
-            received.rounds, after.completed
+            "the guest arrived in {} pages, completed {} requests here and was stopped",
+            received.pages, after.completed
         );
     }
     // The source waits for the hang-up: only now is everything in its place.
     drop(stream);
     Ok(())
+}
+
+/// Waits for a source.
+fn listen(path: &Path) -> anyhow::Result<live::Destination<UnixStream>> {
+    let listener = UnixListener::bind(path)
+        .map_err(|error| Usage(format!("cannot listen on unix:{}: {error}", path.display())))?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{LISTENING}unix:{}", path.display())?;
+    out.flush()?;
+    let (socket, _) = listener.accept().context("waiting for a source")?;
+    std::fs::remove_file(path).context("removing the socket")?;
+    Ok(live::Destination::new(socket))
 }

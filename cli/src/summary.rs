@@ -94,6 +94,9 @@ fn table(outcome: &Outcome, objections: &[String], total: Duration) {
         line("bulk round", text);
     }
     line("device writes tracked", outcome.device_writes.to_string());
+    if outcome.resets > 0 {
+        line("resets meanwhile", outcome.resets.to_string());
+    }
     if let Some(memory) = &outcome.memory {
         line(
             "memory",
@@ -174,6 +177,7 @@ fn object(outcome: &Outcome, objections: &[String], total: Duration) -> Value {
         "plain_copy_seconds": plain,
         "ratio_to_plain_copy": ratio,
         "device_writes": outcome.device_writes,
+        "resets": outcome.resets,
         "memory": outcome.memory,
         "lost_pages": outcome.memory.as_ref().map(|m| m.lost_device),
         "requests": outcome.requests,

@@ -50,6 +50,10 @@ struct Args {
     /// Offer the disk for reading only
     #[arg(long)]
     read_only: bool,
+    /// The rings that are offered. With packed ones a frontend gets no in-flight table, so what is
+    /// in flight when this process is killed is not done again
+    #[arg(long, value_enum, default_value_t = RingArg::Split)]
+    ring: RingArg,
     /// How the disk's file is cached
     #[arg(long, value_enum, default_value_t = CacheArg::Writeback)]
     cache: CacheArg,
@@ -69,6 +73,14 @@ struct Args {
     /// requests in flight
     #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
     slow_disk: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RingArg {
+    /// Split ones only
+    Split,
+    /// Packed ones too: the driver chooses, with QEMU if `packed=on`
+    Packed,
 }
 
 /// As QEMU's `cache=` has it; durability is the guest's FLUSH in both.
@@ -130,7 +142,8 @@ fn run(args: &Args) -> Result<()> {
         MarkingArg::Bit => Marking::Bit,
         MarkingArg::Off => Marking::Off,
     };
-    let server = Arc::new(VhostUserServer::new(Arc::clone(&device) as _, marking)?);
+    let server = VhostUserServer::new(Arc::clone(&device) as _, marking)?;
+    let server = Arc::new(server.offering_packed(args.ring == RingArg::Packed));
     let (signalled, reported) = (Arc::clone(&server), Arc::clone(&device));
     thread::spawn(move || {
         for signal in signals.forever() {

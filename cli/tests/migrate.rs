@@ -112,6 +112,23 @@ fn records_and_parts_are_proved_with_their_control() {
     assert_eq!(figures["source_whole"], true, "{figures:#}");
 }
 
+/// Its owner's records outlive what a guest does to its device; the device's bitmap does not.
+#[test]
+fn a_guest_that_resets_its_device_is_moved_by_records_alone() {
+    for (tracker, code) in [("records", 0), ("bitmap", 1)] {
+        let output = tidemark(&SMALL)
+            .args(["--tracker", tracker, "--reset-every", "200"])
+            .output()
+            .unwrap();
+        let figures = json(&output.stdout);
+        assert_eq!(output.status.code(), Some(code), "{figures:#}");
+        assert_eq!(figures["verified"], code == 0, "{figures:#}");
+        assert!(figures["resets"].as_u64() > Some(2), "{figures:#}");
+        let lost = figures["lost_pages"].as_u64().unwrap();
+        assert_eq!(lost == 0, code == 0, "{figures:#}");
+    }
+}
+
 /// The error line and the exit code of a run that must fail.
 fn refused(args: &[&str], code: i32, says: &str) {
     let output = output(args);
@@ -245,4 +262,48 @@ fn a_receiver_of_ones_own() {
     assert_eq!(json(&rest)["drained"], true);
     let figures = json(&source.stdout);
     assert_eq!(source.status.code(), Some(0), "{figures:#}");
+}
+
+#[test]
+fn a_guest_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("guest.xl");
+    let file = path.to_str().unwrap();
+    let saved = tidemark(&["migrate", "--json", "--memory", "64M", "--devices", "2"])
+        .args(["--to", &format!("file:{file}")])
+        .output()
+        .unwrap();
+    let figures = json(&saved.stdout);
+    assert_eq!(saved.status.code(), Some(0), "{figures:#}");
+    assert_eq!(figures["verified"], true);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+
+    let run = |command: &str| {
+        tidemark(&["stream", command, "--json", file])
+            .output()
+            .unwrap()
+    };
+    let verified = json(&run("verify").stdout);
+    assert_eq!(verified["whole"], true);
+    assert!(verified["overhead"].as_f64() <= Some(0.003), "{verified:#}");
+    let shown = json(&run("inspect").stdout);
+    assert_eq!(shown["totals"], verified["totals"]);
+    let rows = shown["rows"].as_array().unwrap();
+    assert_eq!(rows.first().unwrap()["record"], "the libxl header");
+    assert_eq!(rows.last().unwrap()["record"], "libxl record END");
+    let bytes: u64 = rows.iter().filter_map(|row| row["bytes"].as_u64()).sum();
+    let length = std::fs::metadata(&path).unwrap().len();
+    assert_eq!(bytes, length, "every byte is in a row");
+
+    let whole = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    whole.set_len(length - 1).unwrap();
+    let cut = run("verify");
+    let text = String::from_utf8_lossy(&cut.stderr).into_owned();
+    assert_eq!(cut.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("ends at byte") && text.contains("libxl record"),
+        "{text}"
+    );
+    refused(&["stream", "verify", "/nowhere/at/all"], 2, "cannot open");
+    refused(&["receive", "--disk", file], 2, "--listen");
 }

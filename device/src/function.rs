@@ -5,7 +5,7 @@
 //! returns; reads show how far it is.
 
 use crate::admin::{Admin, carry};
-pub use crate::admin::{AdminConfig, OwnerError};
+pub use crate::admin::{AdminAnswer, AdminConfig, OwnerError};
 use crate::dma::Dma;
 use crate::engine::Engine;
 use crate::queue::InflightTable;
@@ -35,7 +35,8 @@ mod tests;
 #[derive(Clone, Copy, Debug)]
 pub struct FunctionConfig {
     /// Transport and ring features offered. Bits that this implementation cannot keep are left
-    /// out, VERSION_1 is always offered. Default: all but ACCESS_PLATFORM.
+    /// out, VERSION_1 is always offered; RING_PACKED is not with a table of what is in flight,
+    /// which is for split rings. Default: all but ACCESS_PLATFORM and RING_PACKED.
     pub features: Features,
     /// Whether there is a memory dirty pages tracker. Default: yes.
     pub tracker: bool,
@@ -61,6 +62,7 @@ impl FunctionConfig {
         .union(Features::ACCESS_PLATFORM)
         .union(Features::NOTIFICATION_DATA)
         .union(Features::RING_RESET)
+        .union(Features::RING_PACKED)
         .union(Features::ADMIN_VQ)
         .union(Features::SUSPEND)
         .union(Features::QUEUE_STATE);
@@ -69,7 +71,9 @@ impl FunctionConfig {
 impl Default for FunctionConfig {
     fn default() -> Self {
         Self {
-            features: Self::SUPPORTED.difference(Features::ACCESS_PLATFORM),
+            features: Self::SUPPORTED
+                .difference(Features::ACCESS_PLATFORM)
+                .difference(Features::RING_PACKED),
             tracker: true,
             marking: Marking::Bit,
             min_gra_power: 0,
@@ -177,6 +181,10 @@ impl PciFunction {
         members: Vec<Arc<Self>>,
         inflight: Option<Arc<InflightTable>>,
     ) -> Arc<Self> {
+        let mut config = config;
+        if inflight.is_some() {
+            config.features.remove(Features::RING_PACKED);
+        }
         let dma = Arc::new(Dma::new());
         let admin = Admin::new(config.admin, device.num_queues(), members, &dma);
         let core = Core::new(config, Arc::clone(&device), admin.clone(), |events| {
@@ -252,6 +260,11 @@ impl PciFunction {
     /// Where the device is in its life.
     pub fn state(&self) -> State {
         self.core.state()
+    }
+    /// How often its administration queues gave each answer, since it was made; empty without any.
+    pub fn admin_answers(&self) -> Vec<(AdminAnswer, u64)> {
+        let admin = self.core.admin.as_ref();
+        admin.map(|admin| admin.answered()).unwrap_or_default()
     }
     /// What was counted so far.
     pub fn stats(&self) -> FunctionStats {

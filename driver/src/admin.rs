@@ -2,9 +2,9 @@
 
 use crate::error::DriverError;
 use crate::memory::DmaMemory;
-use crate::queue::SplitQueue;
+use crate::queue::Virtqueue;
 use crate::transport::{Notifier, Transport};
-use spec::admin::{CommandHeader, ResultHeader, opcode, qualifier, status};
+use spec::admin::{CommandHeader, ResultHeader, opcode, status};
 use spec::features::Features;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ impl Answer<'_> {
 #[derive(Debug)]
 pub struct AdminQueue {
     transport: Arc<Transport>,
-    queue: SplitQueue,
+    queue: Virtqueue,
     notifier: Notifier,
     interrupt: Arc<dyn Interrupt>,
     buffers: DmaMemory,
@@ -99,9 +99,9 @@ impl AdminQueue {
         let bus = transport.bus();
         let max = transport.queue_max_size(index)?;
         let size = QUEUE_SIZE.min(max);
-        let ring = bus.dma_alloc(SplitQueue::bytes_needed(size))?;
+        let ring = bus.dma_alloc(Virtqueue::bytes_needed(size))?;
         let buffers = bus.dma_alloc((COMMAND_BYTES + RESULT_BYTES) as u64)?;
-        let queue = SplitQueue::new(ring, size, transport.features())?;
+        let queue = Virtqueue::new(ring, size, transport.features())?;
         // Vector 0 is left to configuration changes.
         let vector = index.saturating_add(1);
         let interrupt = bus.interrupt(vector)?;
@@ -273,55 +273,5 @@ impl AdminQueue {
 
 /// A command's name, for messages; its number if it has none.
 pub(crate) fn command_name(code: u16) -> String {
-    let name = match code {
-        opcode::LIST_QUERY => "LIST_QUERY",
-        opcode::LIST_USE => "LIST_USE",
-        opcode::CAP_ID_LIST_QUERY => "CAP_ID_LIST_QUERY",
-        opcode::DEVICE_CAP_GET => "DEVICE_CAP_GET",
-        opcode::DRIVER_CAP_SET => "DRIVER_CAP_SET",
-        opcode::RESOURCE_OBJ_CREATE => "RESOURCE_OBJ_CREATE",
-        opcode::RESOURCE_OBJ_MODIFY => "RESOURCE_OBJ_MODIFY",
-        opcode::RESOURCE_OBJ_QUERY => "RESOURCE_OBJ_QUERY",
-        opcode::RESOURCE_OBJ_DESTROY => "RESOURCE_OBJ_DESTROY",
-        opcode::DEV_PARTS_METADATA_GET => "DEV_PARTS_METADATA_GET",
-        opcode::DEV_PARTS_GET => "DEV_PARTS_GET",
-        opcode::DEV_PARTS_SET => "DEV_PARTS_SET",
-        opcode::DEV_MODE_SET => "DEV_MODE_SET",
-        spec::records::CAP_QUERY => "WRITE_RECORD_CAP_QUERY",
-        spec::records::START => "WRITE_RECORD_START",
-        spec::records::STOP => "WRITE_RECORD_STOP",
-        spec::records::READ => "WRITE_RECORDS_READ",
-        _ => return format!("{code:#x}"),
-    };
-    name.to_owned()
-}
-
-/// A status in words, for messages.
-pub(crate) fn status_name(value: u16) -> &'static str {
-    match value {
-        status::OK => "OK",
-        status::ENXIO => "ENXIO",
-        status::EAGAIN => "EAGAIN",
-        status::ENOMEM => "ENOMEM",
-        status::EBUSY => "EBUSY",
-        status::EEXIST => "EEXIST",
-        status::ENOSPC => "ENOSPC",
-        // AC-17: a reserved status counts as EINVAL.
-        _ => "EINVAL",
-    }
-}
-
-/// A qualifier in words, for messages.
-pub(crate) fn qualifier_name(value: u16) -> &'static str {
-    match value {
-        qualifier::OK => "OK",
-        qualifier::INVALID_OPCODE => "INVALID_OPCODE",
-        qualifier::INVALID_FIELD => "INVALID_FIELD",
-        qualifier::INVALID_GROUP => "INVALID_GROUP",
-        qualifier::INVALID_MEMBER => "INVALID_MEMBER",
-        qualifier::NORESOURCE => "NORESOURCE",
-        qualifier::TRYAGAIN => "TRYAGAIN",
-        // AC-17: a reserved qualifier counts as INVALID_COMMAND.
-        _ => "INVALID_COMMAND",
-    }
+    opcode::name(code).map_or_else(|| format!("{code:#x}"), str::to_owned)
 }

@@ -1,8 +1,8 @@
-//! Requests of a block device over a split queue (VIRTIO 1.4, "Block Device").
+//! Requests of a block device over a virtqueue (VIRTIO 1.4, "Block Device").
 
 use crate::error::DriverError;
 use crate::memory::DmaMemory;
-use crate::queue::{Buffer, SplitQueue, SplitQueueState};
+use crate::queue::{Buffer, RingState, Virtqueue};
 use crate::transport::Transport;
 use spec::blk::{
     BlkConfig, DiscardWriteZeroes, ID_BYTES, RequestHeader, WRITE_ZEROES_FLAG_UNMAP, request,
@@ -73,7 +73,7 @@ pub struct PendingRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BlkQueueState {
     /// The ring.
-    pub queue: SplitQueueState,
+    pub queue: RingState,
     /// The requests in flight.
     pub requests: Vec<PendingRequest>,
 }
@@ -83,7 +83,7 @@ pub struct BlkQueueState {
 /// Requests become visible to the device with [`publish`](Self::publish).
 #[derive(Debug)]
 pub struct BlkQueue {
-    queue: SplitQueue,
+    queue: Virtqueue,
     area: DmaMemory,
     slots: Vec<Option<PendingRequest>>,
     free: Vec<u16>,
@@ -97,7 +97,8 @@ impl BlkQueue {
 
     /// Requests over an empty `queue`; headers and status bytes go to `area`. A smaller area than
     /// [`area_needed`](Self::area_needed) bounds the requests in flight.
-    pub fn new(queue: SplitQueue, area: DmaMemory) -> Self {
+    pub fn new(queue: impl Into<Virtqueue>, area: DmaMemory) -> Self {
+        let queue = queue.into();
         let slots = usize::from(queue.size())
             .min(usize::try_from(area.len() / SLOT_BYTES).unwrap_or(usize::MAX));
         Self {
@@ -111,7 +112,7 @@ impl BlkQueue {
     /// Goes on where [`state`](Self::state) was taken, over memory with the same contents.
     ///
     /// # Errors
-    /// As [`SplitQueue::resume`]; [`DriverError::BadState`] if the requests do not fit the ring or
+    /// As [`Virtqueue::resume`]; [`DriverError::BadState`] if the requests do not fit the ring or
     /// the area.
     pub fn resume(
         memory: DmaMemory,
@@ -119,7 +120,7 @@ impl BlkQueue {
         features: Features,
         state: &BlkQueueState,
     ) -> Result<Self, DriverError> {
-        let queue = SplitQueue::resume(memory, state.queue.size, features, &state.queue)?;
+        let queue = Virtqueue::resume(memory, state.queue.size, features, &state.queue)?;
         let mut this = Self::new(queue, area);
         let bad = |why: String| DriverError::BadState {
             field: "requests".to_owned(),
@@ -163,12 +164,12 @@ impl BlkQueue {
     }
 
     /// The ring: its setup, its interrupts.
-    pub fn ring(&self) -> &SplitQueue {
+    pub fn ring(&self) -> &Virtqueue {
         &self.queue
     }
 
     /// The ring, to switch its interrupts. Requests added here directly are not of this queue.
-    pub fn ring_mut(&mut self) -> &mut SplitQueue {
+    pub fn ring_mut(&mut self) -> &mut Virtqueue {
         &mut self.queue
     }
 
@@ -180,7 +181,7 @@ impl BlkQueue {
     /// Reads sectors from `sector` on into `data`.
     ///
     /// # Errors
-    /// As [`SplitQueue::add`]; also of all other requests.
+    /// As [`Virtqueue::add`]; also of all other requests.
     pub fn read(&mut self, sector: u64, data: &[Buffer], token: u64) -> Result<(), DriverError> {
         self.submit(request::IN, sector, Data::In(data), token)
     }
@@ -245,7 +246,7 @@ impl BlkQueue {
     /// Makes the submitted requests visible; true if the device wants to be notified.
     ///
     /// # Errors
-    /// As [`SplitQueue::publish`].
+    /// As [`Virtqueue::publish`].
     pub fn publish(&mut self) -> Result<bool, DriverError> {
         self.queue.publish()
     }
@@ -253,7 +254,7 @@ impl BlkQueue {
     /// Takes the next request that has ended.
     ///
     /// # Errors
-    /// As [`SplitQueue::reap`].
+    /// As [`Virtqueue::reap`].
     pub fn complete(&mut self) -> Result<Option<Completion>, DriverError> {
         let Some(used) = self.queue.reap()? else {
             return Ok(None);

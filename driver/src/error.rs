@@ -180,8 +180,8 @@ pub enum DriverError {
         command = crate::admin::command_name(*opcode),
         group = subject.0,
         member = subject.1,
-        status = crate::admin::status_name(*status),
-        qualifier = crate::admin::qualifier_name(*qualifier)
+        status = spec::admin::status::name(*status),
+        qualifier = spec::admin::qualifier::name(*qualifier)
     )]
     Refused {
         /// The command.

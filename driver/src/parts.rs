@@ -6,7 +6,7 @@ use spec::admin::capability::{self, DevParts as Limits};
 use spec::admin::resource::{self, DevParts, Header, WithFlags};
 use spec::admin::{MODE_STOPPED, group, opcode};
 use spec::features::Features;
-use spec::parts::{self, GET_ALL, PartHeader, VqCfg, Wanted};
+use spec::parts::{self, GET_ALL, PartHeader, Reader, VqCfg, Wanted};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -30,19 +30,6 @@ fn bad(field: impl Into<String>, why: impl Into<String>) -> DriverError {
     }
 }
 
-/// A part's name, for messages.
-fn name(header: &PartHeader) -> String {
-    let number = header.part_type.get();
-    let name = PartHeader::name(number).map_or_else(|| format!("part {number:#x}"), str::to_owned);
-    match number {
-        parts::PCI_COMMON_CFG => format!("{name} of offset {}", header.offset()),
-        parts::VQ_CFG | parts::VQ_NOTIFY_CFG | parts::VQ_STATE => {
-            format!("{name} of queue {}", header.queue())
-        }
-        _ => name,
-    }
-}
-
 impl Parts {
     /// From bytes of any origin.
     ///
@@ -50,23 +37,10 @@ impl Parts {
     /// [`DriverError::BadState`] names the part that is cut off.
     pub fn parse(bytes: &[u8]) -> Result<Self, DriverError> {
         let mut all = Vec::new();
-        let mut rest = bytes;
-        while let Ok((header, after)) = PartHeader::read_from_prefix(rest) {
-            let length = usize::try_from(header.length.get()).unwrap_or(usize::MAX);
-            let Some((value, after)) = after.split_at_checked(length) else {
-                let why = format!("{} bytes of {length}", after.len());
-                return Err(bad(name(&header), why));
-            };
+        for part in Reader::new(bytes) {
+            let (header, value) = part.map_err(|broken| bad("parts", broken.to_string()))?;
             let value = value.to_vec();
             all.push(Part { header, value });
-            rest = after;
-        }
-        // A result is padded to a multiple of 8 bytes.
-        if rest.iter().any(|byte| *byte != 0) {
-            return Err(bad(
-                "parts",
-                format!("{} bytes behind the last", rest.len()),
-            ));
         }
         Ok(Self(all))
     }
@@ -100,19 +74,31 @@ impl Parts {
     /// # Errors
     /// [`DriverError::BadState`] names the first part that does not fit.
     pub fn can_take(&self, theirs: &Self) -> Result<(), DriverError> {
+        // What an older device does not tell would stay here as it is after a reset.
+        let optional = |part: &Part| part.header.flags & parts::OPTIONAL != 0;
+        let untold = |part: &&Part| !optional(part) && theirs.find(&part.header).is_none();
+        if let Some(part) = self.0.iter().find(untold) {
+            let why = "mandatory here, and unknown to the other device";
+            return Err(bad(part.header.to_string(), why));
+        }
         for part in &theirs.0 {
             let header = &part.header;
             // An optional part is skipped by those who do not know it.
-            let optional = header.flags & parts::OPTIONAL != 0;
             let Some(mine) = self.find(header) else {
-                if optional {
+                if optional(part) {
                     continue;
                 }
-                return Err(bad(name(header), "mandatory, and unknown to this device"));
+                return Err(bad(
+                    header.to_string(),
+                    "mandatory, and unknown to this device",
+                ));
             };
             if mine.value.len() != part.value.len() {
                 let (mine, theirs) = (mine.value.len(), part.value.len());
-                return Err(bad(name(header), format!("{theirs} bytes, {mine} here")));
+                return Err(bad(
+                    header.to_string(),
+                    format!("{theirs} bytes, {mine} here"),
+                ));
             }
             match header.part_type.get() {
                 parts::DEV_FEATURES if mine.value != part.value => {
@@ -123,14 +109,17 @@ impl Parts {
                     let lacking = theirs - mine;
                     let beyond = mine - theirs;
                     let why = format!("{lacking:?} is not offered here, {beyond:?} is not there");
-                    return Err(bad(name(header), why));
+                    return Err(bad(header.to_string(), why));
                 }
                 parts::DRV_FEATURES => {
                     let accepted = theirs.features(parts::DRV_FEATURES).unwrap_or_default();
                     let offered = self.features(parts::DEV_FEATURES).unwrap_or_default();
                     let lacking = accepted - offered;
                     if !lacking.is_empty() {
-                        return Err(bad(name(header), format!("{lacking:?} not offered here")));
+                        return Err(bad(
+                            header.to_string(),
+                            format!("{lacking:?} not offered here"),
+                        ));
                     }
                 }
                 parts::VQ_CFG => {
@@ -140,11 +129,20 @@ impl Parts {
                     // After a reset a queue shows the largest size it can have.
                     let (max, size) = (size(&mine.value), size(&part.value));
                     if size > max {
-                        return Err(bad(name(header), format!("{size} entries, {max} here")));
+                        return Err(bad(
+                            header.to_string(),
+                            format!("{size} entries, {max} here"),
+                        ));
                     }
                 }
+                parts::DEV_CFG if mine.value != part.value => {
+                    let mut both = mine.value.iter().zip(&part.value);
+                    let at = both.position(|(mine, theirs)| mine != theirs);
+                    let why = format!("not as here, from offset {} on", at.unwrap_or(0));
+                    return Err(bad(header.to_string(), why));
+                }
                 parts::VQ_NOTIFY_CFG if mine.value != part.value => {
-                    return Err(bad(name(header), "another doorbell"));
+                    return Err(bad(header.to_string(), "another doorbell"));
                 }
                 parts::PCI_COMMON_CFG
                     if header.offset() == NUM_QUEUES && mine.value != part.value =>

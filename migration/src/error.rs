@@ -1,7 +1,9 @@
 //! What can go wrong while a guest moves.
 
+use crate::stream::StreamError;
 use driver::dirty::DirtyError;
 use std::io;
+use std::path::PathBuf;
 
 /// A guest could not do what the migration asked of it. The text is for people: it says what was
 /// asked, what was expected and what came.
@@ -29,15 +31,31 @@ pub enum MigrationError {
         /// What the system said.
         source: io::Error,
     },
-    /// The stream is not one this version can read.
-    #[error("malformed stream at byte {offset}: expected {expected}, got {got}")]
-    Malformed {
-        /// Bytes of the stream before the field at fault.
-        offset: u64,
-        /// What the format demands there.
+    /// The stream is not one this version can read, or a file that ends too early.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// The destination answered with something else than was due.
+    #[error(
+        "while {doing}: expected {expected} from the destination, got {got}; it is not a \
+         `tidemark receive` of this version"
+    )]
+    Answer {
+        /// What was being done.
+        doing: String,
+        /// The answer that was due.
         expected: String,
-        /// What was there.
+        /// What came.
         got: String,
+    },
+    /// The file that the guest is saved to failed.
+    #[error("{doing} to {}: {source}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        doing: String,
+        /// What the system said.
+        source: io::Error,
     },
     /// The destination refused, in its own words.
     #[error("the destination refused: {0}")]

@@ -1,6 +1,8 @@
 //! What a guest offers to whoever moves it.
 
 use crate::error::GuestError;
+use crate::stream::Context;
+use crate::stream::libxl::Options;
 use driver::dirty::DirtySource;
 use driver::memory::DmaMemory;
 use std::time::Duration;
@@ -26,8 +28,11 @@ impl std::fmt::Debug for NamedSource {
 pub struct DeviceRecord {
     /// Which device; 0 is the guest's CPU, devices follow from 1.
     pub id: u32,
+    /// What it is called and how it was set up, for whoever reads the stream. Keys are relative
+    /// paths of letters, digits and `/_@-`.
+    pub options: Options,
     /// Its state.
-    pub state: Vec<u8>,
+    pub context: Context,
 }
 
 /// How a pause went.
@@ -46,7 +51,8 @@ pub struct Paused {
 
 /// A guest that can be moved away.
 pub trait Guest {
-    /// What the destination needs to know to make room for it: opaque, at most 64 KiB.
+    /// What the destination needs to know to make room for it: opaque text in UTF-8 without NUL, at
+    /// most 1 MiB.
     fn describe(&self) -> Vec<u8>;
     /// Its memory, in ascending order of address and without overlap.
     fn memory(&self) -> Vec<DmaMemory>;

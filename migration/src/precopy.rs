@@ -12,6 +12,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// Pages handed to the stream at a time: as many as several records take, because one of scattered
+/// pages takes fewer than [`BATCH_PAGES`].
+const PORTION: usize = 8 * BATCH_PAGES;
+
 /// What a migration is to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
@@ -219,11 +223,11 @@ impl<'g> Migration<'g> {
         let (round, count) = (self.round, pages.count());
         observer.round_started(round, count, self.paused);
         let (mut sent, mut bytes) = (0, 0);
-        let mut batch = Vec::with_capacity(BATCH_PAGES);
+        let mut batch = Vec::with_capacity(PORTION);
         let mut numbers = pages.iter();
         loop {
             batch.clear();
-            batch.extend(numbers.by_ref().take(BATCH_PAGES));
+            batch.extend(numbers.by_ref().take(PORTION));
             if batch.is_empty() {
                 break;
             }

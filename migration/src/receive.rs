@@ -13,8 +13,8 @@ const _: () = assert!(PAGE_SIZE == 4096);
 /// What was received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Received {
-    /// Rounds taken.
-    pub rounds: u32,
+    /// Records of pages taken.
+    pub records: u64,
     /// Pages taken, repeats included.
     pub pages: u64,
 }
@@ -30,7 +30,7 @@ pub fn receive(
 ) -> Result<Received, MigrationError> {
     let mut receiver = Receiver::default();
     let done = receiver.run(stream, guest);
-    if let Err(error @ (MigrationError::Guest(_) | MigrationError::Malformed { .. })) = &done {
+    if let Err(error @ (MigrationError::Guest(_) | MigrationError::Stream(_))) = &done {
         // Best effort: the source may be gone as well.
         let told = stream.answer(Answer::Refused(&error.to_string()));
         tracing::debug!(?told, "refusal");
@@ -44,7 +44,7 @@ struct Receiver {
     memory: Vec<DmaMemory>,
     /// Pages that have come at least once.
     seen: DirtySet,
-    /// Pages of this round that came a second time with the bytes they already had.
+    /// Pages of this record that came a second time with the bytes they already had.
     unchanged: Vec<u64>,
     buffer: Vec<u8>,
     held: Vec<u8>,
@@ -77,13 +77,9 @@ impl Receiver {
                 }
                 (Phase::Rounds, Order::Pages(pages)) => {
                     self.pages(stream, &pages)?;
-                    Phase::Rounds
-                }
-                (Phase::Rounds, Order::RoundEnd(round)) => {
                     let unchanged = &self.unchanged;
-                    stream.answer(Answer::Round { round, unchanged })?;
+                    stream.answer(Answer::Taken { unchanged })?;
                     self.unchanged.clear();
-                    self.received.rounds += 1;
                     Phase::Rounds
                 }
                 (Phase::Rounds, Order::Device(record)) => {
@@ -102,11 +98,7 @@ impl Receiver {
                 }
                 (_, Order::Abort) => return Err(MigrationError::Aborted),
                 (phase, order) => {
-                    return Err(MigrationError::Malformed {
-                        offset: stream.offset(),
-                        expected: phase.expects().to_owned(),
-                        got: name(&order).to_owned(),
-                    });
+                    return Err(stream.fault(phase.expects().to_owned(), name(&order).to_owned()));
                 }
             };
         }
@@ -119,11 +111,8 @@ impl Receiver {
     ) -> Result<(), MigrationError> {
         let total: u64 = self.memory.iter().map(DmaMemory::len).sum();
         if len != total {
-            return Err(MigrationError::Malformed {
-                offset: stream.offset(),
-                expected: format!("a plain copy of {total} bytes"),
-                got: format!("{len} bytes"),
-            });
+            let expected = format!("a plain copy of {total} bytes");
+            return Err(stream.fault(expected, format!("{len} bytes")));
         }
         for window in &self.memory {
             let mut at = 0;
@@ -161,6 +150,7 @@ impl Receiver {
             }
             rest = others;
         }
+        self.received.records += 1;
         self.received.pages += u64::try_from(pages.len()).unwrap_or(u64::MAX);
         Ok(())
     }
@@ -218,14 +208,10 @@ impl Receiver {
             address
                 .is_some_and(|a| a >= w.iova() && a - w.iova() <= w.len().saturating_sub(PAGE_SIZE))
         };
-        self.memory
-            .iter()
-            .find(holds)
-            .ok_or_else(|| MigrationError::Malformed {
-                offset: stream.offset(),
-                expected: "a page of the guest's memory".to_owned(),
-                got: format!("page {page:#x}"),
-            })
+        self.memory.iter().find(holds).ok_or_else(|| {
+            let expected = "a page of the guest's memory".to_owned();
+            stream.fault(expected, format!("page {page:#x}"))
+        })
     }
 
     fn all_came(&self) -> Result<(), GuestError> {
@@ -251,7 +237,7 @@ impl Phase {
     fn expects(self) -> &'static str {
         match self {
             Self::Closed => "the guest's description",
-            Self::Rounds => "pages, the end of a round, the state of a device, or the end",
+            Self::Rounds => "pages, the state of a device, or the end",
             Self::Ready => "go or abort",
         }
     }
@@ -262,7 +248,6 @@ fn name(order: &Order) -> &'static str {
         Order::Open(_) => "the guest's description",
         Order::PlainCopy(_) => "a plain copy",
         Order::Pages(_) => "pages",
-        Order::RoundEnd(_) => "the end of a round",
         Order::Device(_) => "the state of a device",
         Order::End => "the end",
         Order::Go => "go",

@@ -32,8 +32,22 @@ pub mod status {
 
 /// Feature bits, as masks.
 pub mod feature {
+    /// VIRTIO_BLK_F_RO (5): the disk is read-only.
+    pub const BLK_RO: u64 = 1 << 5;
+    /// VIRTIO_BLK_F_FLUSH (9): there are flush requests.
+    pub const BLK_FLUSH: u64 = 1 << 9;
     /// VIRTIO_BLK_F_CONFIG_WCE (11): the driver may write `writeback`.
     pub const BLK_CONFIG_WCE: u64 = 1 << 11;
+    /// VIRTIO_BLK_F_DISCARD (13).
+    pub const BLK_DISCARD: u64 = 1 << 13;
+    /// VIRTIO_BLK_F_WRITE_ZEROES (14).
+    pub const BLK_WRITE_ZEROES: u64 = 1 << 14;
+    /// VIRTIO_BLK_F_LIFETIME (15).
+    pub const BLK_LIFETIME: u64 = 1 << 15;
+    /// VIRTIO_BLK_F_SECURE_ERASE (16).
+    pub const BLK_SECURE_ERASE: u64 = 1 << 16;
+    /// VIRTIO_BLK_F_ZONED (17).
+    pub const BLK_ZONED: u64 = 1 << 17;
     /// VIRTIO_F_INDIRECT_DESC (28).
     pub const INDIRECT_DESC: u64 = 1 << 28;
     /// VIRTIO_F_EVENT_IDX (29).
@@ -44,10 +58,16 @@ pub mod feature {
     pub const ACCESS_PLATFORM: u64 = 1 << 33;
     /// VIRTIO_F_RING_PACKED (34).
     pub const RING_PACKED: u64 = 1 << 34;
+    /// VIRTIO_F_IN_ORDER (35).
+    pub const IN_ORDER: u64 = 1 << 35;
+    /// VIRTIO_F_ORDER_PLATFORM (36).
+    pub const ORDER_PLATFORM: u64 = 1 << 36;
     /// VIRTIO_F_SR_IOV (37).
     pub const SR_IOV: u64 = 1 << 37;
     /// VIRTIO_F_NOTIFICATION_DATA (38).
     pub const NOTIFICATION_DATA: u64 = 1 << 38;
+    /// VIRTIO_F_NOTIF_CONFIG_DATA (39).
+    pub const NOTIF_CONFIG_DATA: u64 = 1 << 39;
     /// VIRTIO_F_RING_RESET (40).
     pub const RING_RESET: u64 = 1 << 40;
     /// VIRTIO_F_ADMIN_VQ (41).
@@ -59,6 +79,54 @@ pub mod feature {
     /// Bits for which no text known here has a meaning on any transport: 45 to 49. The project
     /// holds 45 back for the tracker and does not use it.
     pub const RESERVED: u64 = 0x1f << 45;
+
+    /// Names of features in profiles, reports and the registry.
+    pub const NAMES: [(&str, u64); 22] = [
+        ("BLK_RO", BLK_RO),
+        ("BLK_FLUSH", BLK_FLUSH),
+        ("BLK_CONFIG_WCE", BLK_CONFIG_WCE),
+        ("BLK_DISCARD", BLK_DISCARD),
+        ("BLK_WRITE_ZEROES", BLK_WRITE_ZEROES),
+        ("BLK_LIFETIME", BLK_LIFETIME),
+        ("BLK_SECURE_ERASE", BLK_SECURE_ERASE),
+        ("BLK_ZONED", BLK_ZONED),
+        ("INDIRECT_DESC", INDIRECT_DESC),
+        ("EVENT_IDX", EVENT_IDX),
+        ("VERSION_1", VERSION_1),
+        ("ACCESS_PLATFORM", ACCESS_PLATFORM),
+        ("RING_PACKED", RING_PACKED),
+        ("IN_ORDER", IN_ORDER),
+        ("ORDER_PLATFORM", ORDER_PLATFORM),
+        ("SR_IOV", SR_IOV),
+        ("NOTIFICATION_DATA", NOTIFICATION_DATA),
+        ("NOTIF_CONFIG_DATA", NOTIF_CONFIG_DATA),
+        ("RING_RESET", RING_RESET),
+        ("ADMIN_VQ", ADMIN_VQ),
+        ("SUSPEND", SUSPEND),
+        ("QUEUE_STATE", QUEUE_STATE),
+    ];
+
+    /// The names of bits, and the numbers of those without one.
+    pub fn names(bits: u64) -> Vec<String> {
+        let name = |bit: u32| {
+            let known = NAMES.iter().find(|(_, mask)| *mask == 1 << bit);
+            known.map_or_else(|| format!("bit {bit}"), |(name, _)| (*name).to_owned())
+        };
+        (0..64)
+            .filter(|bit| bits & 1 << bit != 0)
+            .map(name)
+            .collect()
+    }
+
+    /// The bit of a name, or of "bit N".
+    pub fn by_name(name: &str) -> Option<u64> {
+        let known = NAMES.iter().find(|(known, _)| *known == name);
+        let numbered = || {
+            let bit: u32 = name.strip_prefix("bit ")?.parse().ok()?;
+            1_u64.checked_shl(bit)
+        };
+        known.map(|(_, mask)| *mask).or_else(numbered)
+    }
 }
 
 /// PCI configuration space.
@@ -77,6 +145,10 @@ pub mod pci {
     pub const STATUS_CAPABILITIES: u16 = 1 << 4;
     /// Offset of the revision id.
     pub const REVISION: u16 = 0x08;
+    /// Offset of the header type: 0 for a function, with bit 7 for several of them.
+    pub const HEADER_TYPE: u16 = 0x0e;
+    /// Offset of the first base address register.
+    pub const BARS: u16 = 0x10;
     /// Offset of the subsystem id.
     pub const SUBSYSTEM: u16 = 0x2e;
     /// Offset of the capabilities pointer.
@@ -111,6 +183,8 @@ pub mod cfg_type {
     pub const DEVICE: u8 = 4;
     /// Window onto the BARs in configuration space.
     pub const PCI: u8 = 5;
+    /// Data of the device's vendor.
+    pub const VENDOR: u8 = 9;
     /// Shared memory.
     pub const SHARED_MEMORY: u8 = 8;
     /// Memory dirty pages tracker: the project's choice.
@@ -213,6 +287,8 @@ pub mod ring {
     pub const NEXT: u16 = 1;
     /// Descriptor flag: the device writes.
     pub const WRITE: u16 = 2;
+    /// Descriptor flag: it refers to a table of descriptors.
+    pub const INDIRECT: u16 = 4;
     /// Available ring flag: the driver wants no interrupt.
     pub const NO_INTERRUPT: u16 = 1;
     /// Bytes of a descriptor.

@@ -9,7 +9,6 @@
 
 use crate::{Le16, Le32, Le64};
 use core::mem::{offset_of, size_of};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Values of `opcode`.
 pub mod opcode {
@@ -43,6 +42,30 @@ pub mod opcode {
     pub const DEV_MODE_SET: u16 = 0x11;
     /// Opcodes from here on may have another structure. VIRTIO 1.4.
     pub const OTHER_STRUCTURE: u16 = 0x8000;
+
+    /// The command's name, those of [`crate::records`] included, without its common beginning.
+    pub const fn name(opcode: u16) -> Option<&'static str> {
+        Some(match opcode {
+            LIST_QUERY => "LIST_QUERY",
+            LIST_USE => "LIST_USE",
+            CAP_ID_LIST_QUERY => "CAP_ID_LIST_QUERY",
+            DEVICE_CAP_GET => "DEVICE_CAP_GET",
+            DRIVER_CAP_SET => "DRIVER_CAP_SET",
+            RESOURCE_OBJ_CREATE => "RESOURCE_OBJ_CREATE",
+            RESOURCE_OBJ_MODIFY => "RESOURCE_OBJ_MODIFY",
+            RESOURCE_OBJ_QUERY => "RESOURCE_OBJ_QUERY",
+            RESOURCE_OBJ_DESTROY => "RESOURCE_OBJ_DESTROY",
+            DEV_PARTS_METADATA_GET => "DEV_PARTS_METADATA_GET",
+            DEV_PARTS_GET => "DEV_PARTS_GET",
+            DEV_PARTS_SET => "DEV_PARTS_SET",
+            DEV_MODE_SET => "DEV_MODE_SET",
+            crate::records::CAP_QUERY => "WRITE_RECORD_CAP_QUERY",
+            crate::records::START => "WRITE_RECORD_START",
+            crate::records::STOP => "WRITE_RECORD_STOP",
+            crate::records::READ => "WRITE_RECORDS_READ",
+            _ => return None,
+        })
+    }
 }
 
 /// Values of `group_type`.
@@ -71,6 +94,20 @@ pub mod status {
     pub const EINVAL: u16 = 22;
     /// The device's resources are exhausted.
     pub const ENOSPC: u16 = 28;
+
+    /// The status' name; a reserved one counts as EINVAL (AC-17).
+    pub const fn name(status: u16) -> &'static str {
+        match status {
+            OK => "OK",
+            ENXIO => "ENXIO",
+            EAGAIN => "EAGAIN",
+            ENOMEM => "ENOMEM",
+            EBUSY => "EBUSY",
+            EEXIST => "EEXIST",
+            ENOSPC => "ENOSPC",
+            _ => "EINVAL",
+        }
+    }
 }
 
 /// Values of `status_qualifier`.
@@ -91,32 +128,46 @@ pub mod qualifier {
     pub const NORESOURCE: u16 = 6;
     /// It would block for too long; to be retried.
     pub const TRYAGAIN: u16 = 7;
+
+    /// The qualifier's name; a reserved one counts as INVALID_COMMAND (AC-17).
+    pub const fn name(qualifier: u16) -> &'static str {
+        match qualifier {
+            OK => "OK",
+            INVALID_OPCODE => "INVALID_OPCODE",
+            INVALID_FIELD => "INVALID_FIELD",
+            INVALID_GROUP => "INVALID_GROUP",
+            INVALID_MEMBER => "INVALID_MEMBER",
+            NORESOURCE => "NORESOURCE",
+            TRYAGAIN => "TRYAGAIN",
+            _ => "INVALID_COMMAND",
+        }
+    }
 }
 
-/// The beginning of every device-readable part.
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct CommandHeader {
-    /// One of [`opcode`].
-    pub opcode: Le16,
-    /// One of [`group`].
-    pub group_type: Le16,
-    /// Ignored by the device.
-    pub reserved1: [u8; 12],
-    /// The member, where the command is about one.
-    pub group_member_id: Le64,
+wire! {
+    /// The beginning of every device-readable part.
+    pub struct CommandHeader {
+        /// One of [`opcode`].
+        pub opcode: Le16,
+        /// One of [`group`].
+        pub group_type: Le16,
+        /// Ignored by the device.
+        pub reserved1: [u8; 12],
+        /// The member, where the command is about one.
+        pub group_member_id: Le64,
+    }
 }
 
-/// The beginning of every device-writable part.
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct ResultHeader {
-    /// One of [`status`](mod@status).
-    pub status: Le16,
-    /// One of [`qualifier`].
-    pub status_qualifier: Le16,
-    /// 0 in VIRTIO 1.4. The output of the recording commands: see [`crate::records`] (project rule).
-    pub output: Le32,
+wire! {
+    /// The beginning of every device-writable part.
+    pub struct ResultHeader {
+        /// One of [`status`](mod@status).
+        pub status: Le16,
+        /// One of [`qualifier`].
+        pub status_qualifier: Le16,
+        /// 0 in VIRTIO 1.4. The output of the recording commands: see [`crate::records`] (project rule).
+        pub output: Le32,
+    }
 }
 
 /// 64-bit words that a list of bits up to and including `max` takes: the prose's reading, and what
@@ -128,43 +179,29 @@ pub const fn list_words(max: u16) -> usize {
 
 /// Capabilities (VIRTIO 1.4, "Device and driver capabilities").
 pub mod capability {
-    use super::{FromBytes, Immutable, IntoBytes, KnownLayout, Le16, Unaligned, size_of};
+    use super::{Le16, size_of};
 
     /// How many device parts objects there can be: [`DevParts`]. VIRTIO 1.4.
     pub const DEV_PARTS: u16 = 0;
 
-    /// Data of DEVICE_CAP_GET, and the beginning of those of DRIVER_CAP_SET.
-    #[derive(
-        Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
-    )]
-    #[repr(C)]
-    pub struct Selector {
-        /// Which capability.
-        pub id: Le16,
-        /// 0.
-        pub reserved: [u8; 6],
+    wire! {
+        /// Data of DEVICE_CAP_GET, and the beginning of those of DRIVER_CAP_SET.
+        pub struct Selector {
+            /// Which capability.
+            pub id: Le16,
+            /// 0.
+            pub reserved: [u8; 6],
+        }
     }
 
-    /// `struct virtio_dev_parts_cap`.
-    #[derive(
-        Clone,
-        Copy,
-        Debug,
-        Default,
-        PartialEq,
-        Eq,
-        FromBytes,
-        IntoBytes,
-        Immutable,
-        KnownLayout,
-        Unaligned,
-    )]
-    #[repr(C)]
-    pub struct DevParts {
-        /// Most objects for getting parts.
-        pub get_limit: u8,
-        /// Most objects for setting parts.
-        pub set_limit: u8,
+    wire! {
+        /// `struct virtio_dev_parts_cap`.
+        pub struct DevParts {
+            /// Most objects for getting parts.
+            pub get_limit: u8,
+            /// Most objects for setting parts.
+            pub set_limit: u8,
+        }
     }
 
     const _: () = assert!(size_of::<Selector>() == 8);
@@ -173,50 +210,41 @@ pub mod capability {
 
 /// Resource objects (VIRTIO 1.4, "Device resource objects").
 pub mod resource {
-    use super::{
-        FromBytes, Immutable, IntoBytes, KnownLayout, Le16, Le32, Le64, Unaligned, offset_of,
-        size_of,
-    };
+    use super::{Le16, Le32, Le64, offset_of, size_of};
 
     /// Type of the device parts object: [`DevParts`]. VIRTIO 1.4.
     pub const DEV_PARTS: u16 = 0;
 
-    /// The beginning of every resource command's data.
-    #[derive(
-        Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
-    )]
-    #[repr(C)]
-    pub struct Header {
-        /// Type of the object.
-        pub object_type: Le16,
-        /// 0.
-        pub reserved: [u8; 2],
-        /// Its number, chosen by the driver, below the limit that the driver set.
-        pub id: Le32,
+    wire! {
+        /// The beginning of every resource command's data.
+        pub struct Header {
+            /// Type of the object.
+            pub object_type: Le16,
+            /// 0.
+            pub reserved: [u8; 2],
+            /// Its number, chosen by the driver, below the limit that the driver set.
+            pub id: Le32,
+        }
     }
 
-    /// Data of CREATE and MODIFY before the object's own, and of QUERY.
-    #[derive(
-        Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
-    )]
-    #[repr(C)]
-    pub struct WithFlags {
-        /// Which object.
-        pub header: Header,
-        /// 0.
-        pub flags: Le64,
+    wire! {
+        /// Data of CREATE and MODIFY before the object's own, and of QUERY.
+        pub struct WithFlags {
+            /// Which object.
+            pub header: Header,
+            /// 0.
+            pub flags: Le64,
+        }
     }
 
-    /// `struct virtio_resource_obj_dev_parts`.
-    #[derive(
-        Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
-    )]
-    #[repr(C)]
-    pub struct DevParts {
-        /// [`PARTS_GET`] or [`PARTS_SET`].
-        pub purpose: u8,
-        /// 0.
-        pub reserved: [u8; 7],
+    wire! {
+        /// `struct virtio_resource_obj_dev_parts`.
+        pub struct DevParts {
+            /// [`PARTS_GET`] or [`PARTS_SET`].
+            pub purpose: u8,
+            /// 0.
+            pub reserved: [u8; 7],
+        }
     }
 
     /// [`DevParts::purpose`]: to get parts and metadata with.

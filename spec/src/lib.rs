@@ -21,9 +21,23 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+/// Declares a structure as it stands on the wire: little-endian fields and no padding.
+macro_rules! wire {
+    ($(#[$doc:meta])* pub struct $name:ident { $($fields:tt)* }) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, Debug, Default, PartialEq, Eq, zerocopy::FromBytes, zerocopy::IntoBytes,
+            zerocopy::Immutable, zerocopy::KnownLayout, zerocopy::Unaligned,
+        )]
+        #[repr(C)]
+        pub struct $name { $($fields)* }
+    };
+}
+
 pub mod admin;
 pub mod blk;
 pub mod features;
+pub mod packed;
 pub mod parts;
 pub mod pci;
 pub mod queue_state;

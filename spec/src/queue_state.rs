@@ -25,4 +25,13 @@ impl QueueState {
         avail: 0x8000,
         used: 0x8000,
     };
+
+    /// The state of a queue after reset.
+    pub const fn default_of(packed: bool) -> Self {
+        if packed {
+            Self::PACKED_DEFAULT
+        } else {
+            Self::SPLIT_DEFAULT
+        }
+    }
 }

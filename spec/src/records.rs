@@ -7,7 +7,6 @@
 
 use crate::{Le32, Le64};
 use core::mem::{offset_of, size_of};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// What the device can do; the result is [`Limits`].
 pub const CAP_QUERY: u16 = 0x40;
@@ -19,62 +18,50 @@ pub const STOP: u16 = 0x42;
 /// page; its length and more stand in the output, see [`output`].
 pub const READ: u16 = 0x43;
 
-/// Result of [`CAP_QUERY`].
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-    Unaligned,
-)]
-#[repr(C)]
-pub struct Limits {
-    /// Bit n: pages of 2^n bytes can be recorded.
-    pub page_sizes: Le64,
-    /// Most ranges of one [`START`].
-    pub max_ranges: Le32,
-    /// Records that the device surely holds; more may be lost, and [`output::OVERFLOW`] then says so.
-    pub max_records: Le32,
+wire! {
+    /// Result of [`CAP_QUERY`].
+    pub struct Limits {
+        /// Bit n: pages of 2^n bytes can be recorded.
+        pub page_sizes: Le64,
+        /// Most ranges of one [`START`].
+        pub max_ranges: Le32,
+        /// Records that the device surely holds; more may be lost, and [`output::OVERFLOW`] then says so.
+        pub max_records: Le32,
+    }
 }
 
-/// Data of [`START`], before the ranges.
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct Start {
-    /// Bytes of a page.
-    pub page_size: Le64,
-    /// Number of ranges.
-    pub count: Le32,
-    /// 0.
-    pub reserved: Le32,
+wire! {
+    /// Data of [`START`], before the ranges.
+    pub struct Start {
+        /// Bytes of a page.
+        pub page_size: Le64,
+        /// Number of ranges.
+        pub count: Le32,
+        /// 0.
+        pub reserved: Le32,
+    }
 }
 
-/// A range of addresses, multiples of the page size; ranges do not overlap.
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct Extent {
-    /// First address (IOVA).
-    pub start: Le64,
-    /// Bytes.
-    pub length: Le64,
+wire! {
+    /// A range of addresses, multiples of the page size; ranges do not overlap.
+    pub struct Extent {
+        /// First address (IOVA).
+        pub start: Le64,
+        /// Bytes.
+        pub length: Le64,
+    }
 }
 
-/// Data of [`READ`]: the range whose records are wanted; others stay.
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct Read {
-    /// First address (IOVA).
-    pub start: Le64,
-    /// Bytes.
-    pub length: Le64,
-    /// Bytes of a page: those of [`START`], or 0 for the same.
-    pub page_size: Le64,
+wire! {
+    /// Data of [`READ`]: the range whose records are wanted; others stay.
+    pub struct Read {
+        /// First address (IOVA).
+        pub start: Le64,
+        /// Bytes.
+        pub length: Le64,
+        /// Bytes of a page: those of [`START`], or 0 for the same.
+        pub page_size: Le64,
+    }
 }
 
 /// The output word of [`READ`], in [`ResultHeader`](crate::admin::ResultHeader).

@@ -50,7 +50,7 @@ pub(crate) struct Owner {
     /// One for each device, if they move in parts.
     parts: Vec<MemberParts>,
     /// Dropped last: the queue is on it.
-    _bus: Arc<EmulatedBus>,
+    bus: Arc<EmulatedBus>,
 }
 
 impl Owner {
@@ -82,11 +82,7 @@ impl Owner {
             let member = MemberParts::new(Arc::clone(&queue), member);
             parts.push(member.map_err(VmError::driver("making device parts objects"))?);
         }
-        Ok(Self {
-            queue,
-            parts,
-            _bus: bus,
-        })
+        Ok(Self { queue, parts, bus })
     }
 
     /// The records of device `number`, counted from 0.
@@ -122,9 +118,35 @@ impl Owner {
         set.map_err(VmError::driver("setting device parts"))
     }
 
-    /// Whether the devices, which are alike and fresh, can take what one of another host shows.
-    pub(crate) fn can_take(&self, theirs: &Parts) -> Result<(), VmError> {
-        let judged = self.get(0)?.can_take(theirs);
-        judged.map_err(VmError::driver("looking at device parts"))
+    /// Whether the devices, which are fresh, can take what those of another host show: all of them,
+    /// or the first that cannot is named.
+    pub(crate) fn can_take(&self, theirs: &[Parts]) -> Result<(), VmError> {
+        if theirs.len() != self.parts.len() {
+            let (mine, theirs) = (self.parts.len(), theirs.len());
+            return Err(VmError::BadState {
+                what: "the devices".to_owned(),
+                why: format!("the parts of {theirs} came, there are {mine}"),
+            });
+        }
+        for (number, theirs) in theirs.iter().enumerate() {
+            self.get(number)?.can_take(theirs).map_err(|error| {
+                let (field, why) = match error {
+                    DriverError::BadState { field, why } => (field, why),
+                    other => ("parts".to_owned(), other.to_string()),
+                };
+                let what = format!("device {number}, {field}");
+                VmError::BadState { what, why }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// How often a device was told to stop.
+    pub(crate) fn stops(&self) -> u64 {
+        let answers = self.bus.function().admin_answers();
+        let modes = answers
+            .iter()
+            .filter(|(answer, _)| answer.opcode == Some(spec::admin::opcode::DEV_MODE_SET));
+        modes.map(|(_, count)| count).sum()
     }
 }

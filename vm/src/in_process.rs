@@ -12,7 +12,7 @@ use migration::observe::Observer;
 use migration::policy::Policy;
 use migration::precopy::Options;
 use migration::receive::receive;
-use migration::stream::simple::Simple;
+use migration::stream::live;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -96,7 +96,7 @@ pub fn migrate_in_process_beside(
     std::thread::scope(|scope| {
         let arrival = scope.spawn(move || {
             let mut arrival = Arrival::new(destination, memory_max);
-            let mut stream = Simple::destination(there);
+            let mut stream = live::Destination::new(there);
             match receive(&mut stream, &mut arrival) {
                 Ok(_) => arrival
                     .finish(after, Duration::from_secs(20))

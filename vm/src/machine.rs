@@ -3,7 +3,7 @@
 use crate::cpu_log::CpuLog;
 use crate::emulated_bus::{EmulatedBus, memory_file};
 use crate::error::VmError;
-use crate::guest::{Layout, Shape};
+use crate::guest::{Layout, Shape, ring_format};
 use crate::hypervisor::{Limits, Owner};
 use device::blk::{BlkDevice, BlkOptions};
 use device::function::{AdminConfig, FunctionConfig, PciFunction};
@@ -137,17 +137,18 @@ impl Machine {
                 ));
             }
             let limits = hosting.limits;
+            // What a device offers is a power of two as long as nothing is negotiated.
+            let size = shape.queue_size.next_power_of_two();
             let options = BlkOptions {
                 queues: shape.queues,
-                queue_size: limits
-                    .queue_size_max
-                    .map_or(shape.queue_size, |max| max.min(shape.queue_size)),
+                queue_size: limits.queue_size_max.map_or(size, |max| max.min(size)),
                 ..BlkOptions::default()
             };
             let device = BlkDevice::open_path(disk, options)
                 .map_err(|error| VmError::Device(error.to_string()))?;
             let config = FunctionConfig {
-                features: FunctionConfig::default().features - limits.features_off,
+                features: (FunctionConfig::default().features | ring_format(shape.packed))
+                    - limits.features_off,
                 marking: shape.marking.marking(),
                 ..FunctionConfig::default()
             };

@@ -16,6 +16,7 @@ mod face;
 mod maps;
 mod moving;
 mod open;
+mod pending;
 mod program;
 mod shadow;
 mod tracking;

@@ -5,12 +5,13 @@ use crate::evidence::{
     DiskVerdict, MemoryVerdict, RequestVerdict, compare_memory, judge_disk, judge_requests,
     read_after,
 };
-use crate::guest::{Counters, EmulatedGuest, PageClass};
+use crate::guest::{Counters, EmulatedGuest, PageClass, Progress};
 use crate::incoming::After;
 use migration::observe::Observer;
 use migration::precopy::{self, Options};
 use migration::report::{Report, RoundReport};
-use migration::stream::simple::Simple;
+use migration::stream::file::Save;
+use migration::stream::{SourceStream, live};
 use migration::{Guest, MigrationError};
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -48,6 +49,10 @@ pub struct Outcome {
     pub memory: Option<MemoryVerdict>,
     /// Pages that devices wrote while they were tracked and before the guest was paused.
     pub device_writes: u64,
+    /// How often the guest's driver reset a device meanwhile.
+    pub resets: u64,
+    /// How often the devices were suspended, stopped or let go on at the source, by their count.
+    pub stops: u64,
     /// The guest runs, or ran to its end, at the destination.
     pub moved: bool,
     /// The guest stayed, and ran on at the source.
@@ -130,34 +135,103 @@ pub fn move_guest(
     plan: &Move<'_>,
     observer: &mut dyn Observer,
 ) -> Outcome {
-    let mut outcome = Outcome::default();
     let ears = socket.try_clone();
+    let mut stream = live::Source::new(socket);
+    let mut outcome = send(guest, &mut stream, plan, observer, Judged::AtSwitchOver);
+    if outcome.moved {
+        // The other side hangs up when the guest has come to its end there.
+        let ended = ears.and_then(|mut ears| ears.read(&mut [0]));
+        tracing::debug!(?ended, "the destination hung up");
+        judge_after(guest, plan, &mut outcome);
+    } else {
+        // Hangs up, so that a destination that waits does not wait for ever.
+        drop(stream);
+        if outcome.resumed {
+            finish_at_home(guest, plan, &mut outcome);
+        }
+    }
+    outcome
+}
+
+/// Saves a running guest to a file, then lets `restore` take it up from there and bring it to its
+/// end, and judges. A guest that could not be saved runs on here, is drained and judged.
+///
+/// The file has the guest once it is whole: unlike a move, which is judged before the hand-over, a
+/// file is judged after it.
+pub fn save_guest(
+    guest: &mut EmulatedGuest,
+    path: &Path,
+    plan: &Move<'_>,
+    observer: &mut dyn Observer,
+    restore: impl FnOnce() -> Result<(), String>,
+) -> Outcome {
+    let mut stream = match Save::create(path) {
+        Ok(stream) => stream,
+        Err(error) => {
+            let mut outcome = Outcome {
+                resumed: true,
+                ..Outcome::default()
+            };
+            let trouble = format!("cannot write {}: {error}", path.display());
+            outcome.troubles.push(trouble);
+            finish_at_home(guest, plan, &mut outcome);
+            return outcome;
+        }
+    };
+    let mut outcome = send(guest, &mut stream, plan, observer, Judged::Afterwards);
+    if outcome.moved {
+        outcome.troubles.extend(restore().err());
+        let memory = guest.ram();
+        match compare_memory(memory, &guest.classes(), plan.evidence) {
+            Ok(verdict) => outcome.memory = Some(verdict),
+            Err(error) => outcome.troubles.push(error.to_string()),
+        }
+        judge_after(guest, plan, &mut outcome);
+    } else if outcome.resumed {
+        finish_at_home(guest, plan, &mut outcome);
+    }
+    outcome
+}
+
+/// When the memories are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    /// While neither side runs the guest.
+    AtSwitchOver,
+    /// When the stream has been taken up.
+    Afterwards,
+}
+
+fn send(
+    guest: &mut EmulatedGuest,
+    stream: &mut dyn SourceStream,
+    plan: &Move<'_>,
+    observer: &mut dyn Observer,
+    judged: Judged,
+) -> Outcome {
+    let mut outcome = Outcome::default();
     let mut judge = Judge {
         inner: observer,
         counters: guest.counters(),
         classes: guest.classes(),
         folder: plan.evidence,
+        judged,
         before: 0,
         last_round: 0,
         device_writes: 0,
+        resets_before: 0,
+        resets: 0,
         memory: None,
     };
-    let mut stream = Simple::source(socket);
-    let migrated = precopy::migrate(guest, &mut stream, &plan.options, &mut judge);
+    let migrated = precopy::migrate(guest, stream, &plan.options, &mut judge);
     outcome.device_writes = judge.device_writes;
+    outcome.resets = judge.resets;
+    outcome.stops = guest.stops();
     outcome.memory = judge.memory.take();
     match migrated {
         Ok(report) => {
             outcome.report = report;
             outcome.moved = true;
-            // The other side hangs up when the guest has come to its end there.
-            let ended = ears.and_then(|mut ears| ears.read(&mut [0]));
-            tracing::debug!(?ended, "the destination hung up");
-            match read_after(plan.evidence) {
-                Ok(after) => outcome.after = Some(after),
-                Err(error) => outcome.troubles.push(error.to_string()),
-            }
-            judge_end(guest, plan, &["source", "destination"], &mut outcome);
         }
         Err(failure) => {
             let failure = *failure;
@@ -166,14 +240,18 @@ pub fn move_guest(
             outcome.resumed = failure.resumed;
             outcome.troubles = failure.aftermath;
             outcome.error = Some(failure.error);
-            // Hangs up, so that a destination that waits does not wait for ever.
-            drop(stream);
-            if outcome.resumed {
-                finish_at_home(guest, plan, &mut outcome);
-            }
         }
     }
     outcome
+}
+
+/// Judges a guest that has come to its end at the destination.
+fn judge_after(guest: &EmulatedGuest, plan: &Move<'_>, outcome: &mut Outcome) {
+    match read_after(plan.evidence) {
+        Ok(after) => outcome.after = Some(after),
+        Err(error) => outcome.troubles.push(error.to_string()),
+    }
+    judge_end(guest, plan, &["source", "destination"], outcome);
 }
 
 /// Lets a guest that stayed go on for a while, drains it, and judges it.
@@ -209,10 +287,13 @@ struct Judge<'a> {
     counters: Counters,
     classes: Vec<PageClass>,
     folder: &'a Path,
+    judged: Judged,
     before: u64,
     /// Device writes seen when the last round was collected.
     last_round: u64,
     device_writes: u64,
+    resets_before: u64,
+    resets: u64,
     memory: Option<MemoryVerdict>,
 }
 
@@ -229,12 +310,14 @@ impl Observer for Judge<'_> {
     }
 
     fn round_started(&mut self, round: u32, pages: u64, last: bool) {
-        let reads = self.counters.read().reads;
+        let Progress { reads, resets, .. } = self.counters.read();
         if round == 1 {
             self.before = reads;
             self.last_round = reads;
+            self.resets_before = resets;
         }
         self.device_writes = reads.saturating_sub(self.before);
+        self.resets = resets.saturating_sub(self.resets_before);
         self.inner.round_started(round, pages, last);
     }
 
@@ -248,6 +331,9 @@ impl Observer for Judge<'_> {
 
     fn switch_over(&mut self, guest: &dyn Guest) -> Result<(), String> {
         self.inner.switch_over(guest)?;
+        if self.judged == Judged::Afterwards {
+            return Ok(());
+        }
         let [memory] = guest
             .memory()
             .try_into()

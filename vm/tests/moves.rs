@@ -21,6 +21,8 @@ fn plan(pattern: Pattern, marking: MarkingMode, granularity: u64) -> InProcess {
             seed: 0x71de,
             marking,
             means: Means::default(),
+            reset_every: 0,
+            packed: false,
         },
         granularity,
         policy: Policy {

@@ -40,6 +40,8 @@ fn maps_come_and_go_while_pages_are_tracked() {
                 seed: 3,
                 marking,
                 means: Means::default(),
+                reset_every: 0,
+                packed: false,
             },
             granularity: 4096,
             policy: Policy {

@@ -68,7 +68,9 @@ const FACT: &str = "#!/bin/busybox sh\necho \"@$1=$2\"\n";
 const ASK: &str = "#!/bin/busybox sh\necho \"$*\" >&3\nread -r answer <&3\necho \"$answer\"\n";
 /// `init_on_alloc=0`: by Debian's default the CPU clears each page before the device writes it,
 /// and so hides a device that does not mark. `panic=-1`: a guest that dies ends at once.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 quiet init_on_alloc=0";
+/// `no_timer_check`: on a busy host the emulated timer's interrupt may come too late for Linux, which
+/// then gives up at boot; under KVM it does not look either.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 quiet init_on_alloc=0 no_timer_check";
 /// Strict: each unmap reaches the device at once, not in batches later.
 const IOMMU_ARGUMENTS: &str = " intel_iommu=on iommu=nopt iommu.strict=1";
 
@@ -263,6 +265,7 @@ impl<'a> Guest<'a> {
         &mut self,
         socket: &Path,
         queues: u16,
+        packed: bool,
         reconnect: Option<Duration>,
     ) -> &mut Self {
         let name = format!("vhost{}", self.next_socket());
@@ -275,7 +278,9 @@ impl<'a> Guest<'a> {
             Some(pause) => chardev.push_str(&format!(",reconnect={}", pause.as_secs().max(1))),
             None => {}
         }
-        let device = format!("vhost-user-blk-pci,chardev={name},num-queues={queues}");
+        let packed = if packed { "on" } else { "off" };
+        let device =
+            format!("vhost-user-blk-pci,chardev={name},num-queues={queues},packed={packed}");
         self.arguments(["-chardev", &chardev, "-device", &device])
     }
 

@@ -13,6 +13,7 @@ mod names;
 mod pci_config;
 mod runner;
 mod served;
+mod stream;
 mod tree;
 mod vfio;
 
@@ -95,13 +96,18 @@ const PARTS: &[Part] = &[
         run: migrate::run,
     },
     Part {
+        name: "stream",
+        about: "Xen's own verifier takes our streams, and refuses damaged ones",
+        run: stream::run,
+    },
+    Part {
         name: "runner",
         about: "guests as the proofs use them, without ours",
         run: runner::run,
     },
     Part {
         name: "guest",
-        about: "stock Linux on our disk, with and without IOMMU",
+        about: "stock Linux on our disk: plain, IOMMU, administration and packed queues",
         run: guest_disk::run,
     },
     Part {

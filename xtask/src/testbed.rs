@@ -7,6 +7,7 @@
 
 mod apt;
 mod foreign;
+mod git;
 mod kernel;
 mod packages;
 mod selfcheck;
@@ -54,6 +55,27 @@ pub struct Kernel {
     pub release: String,
 }
 
+/// What checks our streams that is not ours.
+#[derive(Serialize)]
+pub struct Xen {
+    /// The script, and the Python that runs it.
+    pub files: Foreign,
+    /// The release of Xen.
+    pub version: String,
+}
+
+impl Xen {
+    /// A command that starts Python with Xen's modules.
+    pub fn python(&self) -> Result<Command> {
+        packages::python(&self.files)
+    }
+
+    /// Xen's `verify-stream-v2`.
+    pub fn verifier(&self) -> PathBuf {
+        packages::xen_verifier(&self.files)
+    }
+}
+
 /// What a guest runs on.
 #[derive(Clone, Copy)]
 pub struct Platform<'a> {
@@ -89,6 +111,8 @@ pub struct TestBed {
     pub git: Foreign,
     /// The version of git.
     pub git_version: String,
+    /// Xen's verifier of migration streams.
+    pub xen: Xen,
     /// The version of busybox, which is linked statically.
     pub busybox_version: String,
     /// The version of e2fsprogs.
@@ -121,7 +145,7 @@ impl TestBed {
 
     /// Runs git.
     pub fn git(&self) -> Result<Command> {
-        self.git.command(packages::GIT)
+        self.git.command(git::GIT)
     }
 
     /// An empty folder for what one guest run leaves behind; it stays for a look after a failure.
@@ -190,8 +214,12 @@ pub fn ensure(workspace: &Workspace) -> Result<TestBed> {
         })?,
         kernel_bookworm: kernel("kernel-bookworm", &bookworm, "6.1.")?,
         kernel_trixie: kernel("kernel-trixie", &trixie, "6.12.")?,
-        git_version: step::ensure(&dir, &packages::Git { apt: &trixie })?.get("git")?,
+        git_version: step::ensure(&dir, &git::GitStep { apt: &trixie })?.get("git")?,
         git: Foreign::new(dir.join("git")),
+        xen: Xen {
+            version: step::ensure(&dir, &packages::XenStep { apt: &bookworm })?.get("xen")?,
+            files: Foreign::new(dir.join("xen")),
+        },
         busybox_version: tools.get("busybox")?,
         e2fsprogs_version: tools.get("e2fsprogs")?,
         tools: tools_root.clone(),

@@ -65,6 +65,18 @@ impl Default for AdminConfig {
     }
 }
 
+/// An answer to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AdminAnswer {
+    /// The command, one of [`spec::admin::opcode`] or of [`spec::records`]; `None` for all that are
+    /// neither, so that no driver makes a list of answers long.
+    pub opcode: Option<u16>,
+    /// One of [`spec::admin::status`].
+    pub status: u16,
+    /// One of [`spec::admin::qualifier`].
+    pub qualifier: u16,
+}
+
 /// Why a function cannot own others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OwnerError {
@@ -90,6 +102,8 @@ pub(crate) struct Admin {
     there: AtomicU16,
     /// Queues whose first command waits for a member.
     waits: Vec<AtomicBool>,
+    /// What was answered, since the function was made.
+    answered: Mutex<BTreeMap<AdminAnswer, u64>>,
     state: Mutex<State>,
 }
 
@@ -138,6 +152,7 @@ impl Admin {
             members,
             there: AtomicU16::new(0),
             waits: (0..queues).map(|_| AtomicBool::new(false)).collect(),
+            answered: Mutex::default(),
             state: Mutex::default(),
         }))
     }
@@ -159,6 +174,16 @@ impl Admin {
             total: u16::try_from(self.members.len()).unwrap_or(u16::MAX),
             device_id: DEVICE_ID_BASE.saturating_add(first.device_id()),
         })
+    }
+
+    /// How often each answer was given.
+    pub(crate) fn answered(&self) -> Vec<(AdminAnswer, u64)> {
+        let answered = self.answered.lock();
+        let answered = answered.unwrap_or_else(PoisonError::into_inner);
+        answered
+            .iter()
+            .map(|(what, count)| (*what, *count))
+            .collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -113,7 +113,7 @@ impl Admin {
                     PartsError::NotStopped => {
                         Refusal::Status(status::EBUSY, qualifier::INVALID_COMMAND)
                     }
-                    PartsError::Bad { .. } => Refusal::FIELD,
+                    PartsError::Bad { .. } | PartsError::Broken(_) => Refusal::FIELD,
                 })
             }
         }

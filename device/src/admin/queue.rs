@@ -3,11 +3,12 @@
 //! Commands of one queue are carried out in their order (AQ-6), one at a time. One that has to wait
 //! is given back to the queue and the queue sleeps; a member that moves wakes it.
 
-use super::{Admin, Command, Refusal, Reply};
+use super::{Admin, AdminAnswer, Command, Refusal, Reply};
 use crate::dma::{Dma, DmaGuard};
 use crate::queue::{Chain, Cursor, Virtqueue};
 use crate::virtio::{Progress, QueueError};
-use spec::admin::{ResultHeader, qualifier, status};
+use spec::admin::{ResultHeader, opcode, qualifier, status};
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use zerocopy::IntoBytes;
 
@@ -39,13 +40,14 @@ impl Admin {
                 let bytes = readable(&mem, &chain);
                 (chain, bytes)
             };
-            let answer = self.answer(waits, &chain, bytes.as_deref(), dma);
+            let (opcode, answer) = self.answer(waits, &chain, bytes.as_deref(), dma);
             let mem = dma.enter();
             if let Err(Refusal::Wait) = answer {
                 ring.unpop();
                 ring.enable_notification(&mem)?;
                 return Ok(Progress::Idle);
             }
+            self.count(opcode, &answer);
             let len = write(&mem, chain.writable, answer);
             ring.push(&mem, chain.head, len)?;
             if ring.needs_notification(&mem)? {
@@ -62,10 +64,12 @@ impl Admin {
         chain: &Chain,
         bytes: Option<&[u8]>,
         dma: &Dma,
-    ) -> Result<Reply, Refusal> {
+    ) -> (Option<u16>, Result<Reply, Refusal>) {
         let room = writable(&dma.enter(), chain).saturating_sub(HEADER);
         // What is not mapped is not missing: a command that cannot be read is none.
-        let bytes = bytes.ok_or(Refusal::einval(qualifier::INVALID_COMMAND))?;
+        let Some(bytes) = bytes else {
+            return (None, Err(Refusal::einval(qualifier::INVALID_COMMAND)));
+        };
         let command = Command::read(bytes, room);
         // A member that moves between the two looks wakes the queue; one that moved before the
         // second has been seen by it.
@@ -85,7 +89,23 @@ impl Admin {
             answer = ?answer.as_ref().map(|reply| reply.output),
             "administration command"
         );
-        answer
+        (Some(command.opcode), answer)
+    }
+
+    fn count(&self, opcode: Option<u16>, answer: &Result<Reply, Refusal>) {
+        let (status, qualifier) = match answer {
+            Err(Refusal::Status(status, qualifier)) => (*status, *qualifier),
+            Err(Refusal::Wait) => return,
+            Ok(_) => (status::OK, qualifier::OK),
+        };
+        let answer = AdminAnswer {
+            opcode: opcode.filter(|opcode| opcode::name(*opcode).is_some()),
+            status,
+            qualifier,
+        };
+        let answered = self.answered.lock();
+        let mut answered = answered.unwrap_or_else(PoisonError::into_inner);
+        *answered.entry(answer).or_default() += 1;
     }
 }
 

@@ -6,6 +6,8 @@ mod bench;
 mod hostile;
 mod members;
 mod recording;
+mod refused;
+mod waiting;
 
 use bench::{Bench, LISTS_OF_SELF, list_words, u16_at};
 

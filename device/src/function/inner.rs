@@ -351,7 +351,7 @@ impl Core {
                 return;
             };
             queue.phase = Phase::Enabled;
-            queue.state = state.unwrap_or(queue.state);
+            queue.state = state.or(queue.state);
             if queue.resetting {
                 queue.reset();
                 lock(&self.interrupts).map_queue(index, NO_VECTOR);

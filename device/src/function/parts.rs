@@ -6,7 +6,7 @@ use crate::transport::common::Phase;
 use crate::transport::low16;
 use crate::transport::registers::Reg;
 use spec::features::Features;
-use spec::parts::{self, PartHeader, VqCfg, VqNotifyCfg, VqState};
+use spec::parts::{self, Broken, PartHeader, Reader, VqCfg, VqNotifyCfg, VqState};
 use spec::pci::CommonCfg;
 use spec::queue_state::QueueState;
 use spec::status::DeviceStatus;
@@ -26,8 +26,16 @@ pub(crate) struct Part {
 pub(crate) enum PartsError {
     #[error("the function is not stopped")]
     NotStopped,
-    #[error("part {part}: {why}")]
+    #[error("{part}: {why}")]
     Bad { part: String, why: String },
+    #[error("{0}")]
+    Broken(Broken),
+}
+
+impl From<Broken> for PartsError {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
 }
 
 /// Fields of the common configuration that travel: what a driver may be in the middle of, and what
@@ -61,6 +69,48 @@ struct Plan {
     queues: BTreeMap<u16, (Option<VqCfg>, Option<QueueState>)>,
 }
 
+impl Plan {
+    /// The status goes with the features, which stay as they are `now` unless they come along.
+    fn judge_status(&self, now: Features) -> Result<(), PartsError> {
+        let features = self.features.unwrap_or(now);
+        let status = self.status.unwrap_or_default();
+        let suspend = status.contains(DeviceStatus::SUSPEND);
+        let why = if !status.contains(DeviceStatus::FEATURES_OK) {
+            return Ok(());
+        } else if !features.contains(Features::VERSION_1) {
+            "FEATURES_OK without VERSION_1"
+        } else if suspend && !features.contains(Features::SUSPEND) {
+            "SUSPEND without its feature"
+        } else {
+            return Ok(());
+        };
+        Err(PartsError::Bad {
+            part: "DEVICE_STATUS".to_owned(),
+            why: why.to_owned(),
+        })
+    }
+
+    /// A split queue has at most all its entries in flight. What memory says of it is judged where
+    /// the queue starts, and so is all of a packed one's position.
+    fn judge_positions(&self, now: Features) -> Result<(), PartsError> {
+        let features = self.features.unwrap_or(now);
+        for (index, queue) in &self.queues {
+            let (Some(cfg), Some(state)) = queue else {
+                continue;
+            };
+            let (size, flying) = (cfg.queue_size.get(), state.avail.wrapping_sub(state.used));
+            let split = cfg.enabled.get() == 1 && !features.contains(Features::RING_PACKED);
+            if split && flying > size {
+                return Err(PartsError::Bad {
+                    part: format!("VQ_STATE of queue {index}"),
+                    why: format!("{flying} buffers in flight of {size}"),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 fn header(part_type: u16, selector: [u8; 8], value: &[u8]) -> PartHeader {
     PartHeader {
         part_type: part_type.into(),
@@ -77,17 +127,10 @@ fn of_queue(index: u16) -> [u8; 8] {
 }
 
 fn bad(header: &PartHeader, why: impl Into<String>) -> PartsError {
-    let number = header.part_type.get();
-    let name = PartHeader::name(number).map_or_else(|| format!("{number:#x}"), str::to_owned);
-    let part = match number {
-        parts::PCI_COMMON_CFG => format!("{name} of offset {}", header.offset()),
-        parts::VQ_CFG | parts::VQ_NOTIFY_CFG | parts::VQ_STATE => {
-            format!("{name} of queue {}", header.queue())
-        }
-        _ => name,
-    };
-    let why = why.into();
-    PartsError::Bad { part, why }
+    PartsError::Bad {
+        part: header.to_string(),
+        why: why.into(),
+    }
 }
 
 /// The value, if it has exactly the length that this part has here (DP-4).
@@ -114,6 +157,7 @@ impl Core {
                 .map(|(index, runs)| runs.then(|| self.machinery.state(index)).flatten())
                 .collect()
         };
+        let config = self.config_now();
         let registers = self.registers();
         let interrupts = lock(&self.interrupts);
         let common = &registers.common;
@@ -149,7 +193,7 @@ impl Core {
             add(parts::VQ_NOTIFY_CFG, of_queue(index), cfg.as_bytes());
         }
         for ((index, queue), live) in (0..).zip(&common.queues).zip(&live) {
-            let state = live.unwrap_or(queue.state);
+            let state = live.unwrap_or_else(|| common.state_of(queue));
             let state = VqState {
                 avail: state.avail.into(),
                 used: state.used.into(),
@@ -157,15 +201,29 @@ impl Core {
             };
             add(parts::VQ_STATE, of_queue(index), state.as_bytes());
         }
-        if let Some(first) = all.first_mut() {
-            first.header.flags = parts::OPTIONAL;
+        if !config.is_empty() {
+            add(parts::DEV_CFG, [0; 8], &config);
+        }
+        for Part { header, .. } in &mut all {
+            if [parts::DEV_FEATURES, parts::DEV_CFG].contains(&header.part_type.get()) {
+                header.flags = parts::OPTIONAL;
+            }
         }
         all
+    }
+
+    /// The device configuration, as the driver can read it. The device type is asked, so no lock is
+    /// held.
+    fn config_now(&self) -> Vec<u8> {
+        let mut config = self.device.config();
+        config.truncate(self.device.config_len());
+        config
     }
 
     /// Takes parts, all of them or none. False if that has to wait for a reset (DP-12).
     pub(crate) fn set_parts(&self, bytes: &[u8]) -> Result<bool, PartsError> {
         let _door = lock(&self.door);
+        let config = self.config_now();
         let plan = {
             let mut registers = self.registers();
             if matches!(registers.state, State::Resetting { .. }) {
@@ -174,7 +232,7 @@ impl Core {
             if !registers.mode.is_stopped() {
                 return Err(PartsError::NotStopped);
             }
-            let plan = self.judge(&registers, bytes)?;
+            let plan = Self::judge(&registers, &config, bytes)?;
             self.apply(&mut registers, &plan);
             plan
         };
@@ -187,20 +245,14 @@ impl Core {
         Ok(true)
     }
 
-    fn judge(&self, registers: &Registers, bytes: &[u8]) -> Result<Plan, PartsError> {
+    fn judge(registers: &Registers, config: &[u8], bytes: &[u8]) -> Result<Plan, PartsError> {
         let mut plan = Plan::default();
         let mut seen = BTreeSet::new();
         let mut last = 0;
-        let mut rest = bytes;
-        // What is shorter than a header is the padding of a result that was passed on.
-        while let Ok((header, after)) = PartHeader::read_from_prefix(rest) {
-            let length = usize::try_from(header.length.get()).unwrap_or(usize::MAX);
-            let (value, after) = after
-                .split_at_checked(length)
-                .ok_or_else(|| bad(&header, format!("{} of {length} bytes", after.len())))?;
-            rest = after;
+        for part in Reader::new(bytes) {
+            let (header, value) = part?;
             let part_type = header.part_type.get();
-            if !self.judge_part(registers, &header, value, &mut plan)? {
+            if !Self::judge_part(registers, config, &header, value, &mut plan)? {
                 tracing::debug!(part_type, "optional part skipped");
                 continue;
             }
@@ -213,39 +265,15 @@ impl Core {
                 return Err(bad(&header, "a second time"));
             }
         }
-        if rest.iter().any(|byte| *byte != 0) {
-            return Err(PartsError::Bad {
-                part: format!("after {} bytes", bytes.len() - rest.len()),
-                why: format!("{} bytes, a header of 16 expected", rest.len()),
-            });
-        }
-        let features = plan.features.unwrap_or(registers.common.features());
-        if let Some(status) = plan.status {
-            let why = if !status.contains(DeviceStatus::FEATURES_OK) {
-                None
-            } else if !features.contains(Features::VERSION_1) {
-                Some("FEATURES_OK without VERSION_1")
-            } else if status.contains(DeviceStatus::SUSPEND)
-                && !features.contains(Features::SUSPEND)
-            {
-                Some("SUSPEND without its feature")
-            } else {
-                None
-            };
-            if let Some(why) = why {
-                return Err(PartsError::Bad {
-                    part: "DEVICE_STATUS".to_owned(),
-                    why: why.to_owned(),
-                });
-            }
-        }
+        plan.judge_status(registers.common.features())?;
+        plan.judge_positions(registers.common.features())?;
         Ok(plan)
     }
 
     /// Adds one part to the plan. False if it is skipped.
     fn judge_part(
-        &self,
         registers: &Registers,
+        config: &[u8],
         header: &PartHeader,
         value: &[u8],
         plan: &mut Plan,
@@ -289,8 +317,10 @@ impl Core {
             (parts::VQ_CFG, Some(queue)) => {
                 let cfg: VqCfg = exactly(header, value)?;
                 let vectors = u16::try_from(common.queues.len()).unwrap_or(u16::MAX);
+                // They come before the queues.
+                let features = plan.features.unwrap_or(common.features());
                 queue
-                    .refuses(&cfg, vectors)
+                    .refuses(&cfg, vectors, features.contains(Features::RING_PACKED))
                     .map_or(Ok(()), |why| Err(bad(header, why)))?;
                 plan.queues.entry(header.queue()).or_default().0 = Some(cfg);
             }
@@ -307,6 +337,16 @@ impl Core {
                     avail: state.avail.get(),
                     used: state.used.get(),
                 });
+            }
+            (parts::DEV_CFG, _) if !config.is_empty() => {
+                let (got, expected) = (value.len(), config.len());
+                if got != expected {
+                    return Err(bad(header, format!("{got} bytes, {expected} expected")));
+                }
+                let at = (config.iter().zip(value)).position(|(mine, theirs)| mine != theirs);
+                if let Some(at) = at {
+                    return Err(bad(header, format!("not as here, from offset {at} on")));
+                }
             }
             _ if header.flags & parts::OPTIONAL != 0 => return Ok(false),
             _ => return Err(bad(header, "mandatory and unknown here")),
@@ -371,7 +411,7 @@ impl Core {
                 queue.configure(cfg);
                 interrupts.map_queue(index, cfg.vector.get());
             }
-            queue.state = state.unwrap_or(queue.state);
+            queue.state = state.or(queue.state);
         }
     }
 }

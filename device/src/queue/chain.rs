@@ -3,7 +3,7 @@
 use crate::dma::DmaGuard;
 use crate::virtio::QueueError;
 use spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Longest chain in bytes (VIRTIO 1.4, "The Virtqueue Descriptor Table").
 const CHAIN_BYTES_MAX: u64 = 1 << 32;
@@ -37,17 +37,13 @@ impl Chain {
         entries: u16,
         head: u16,
     ) -> Result<Self, QueueError> {
-        let mut chain = Self {
-            head,
-            ..Self::default()
-        };
+        let mut chain = Walk::default();
         let bad = |what: String| QueueError::broken(format!("chain {head}: {what}"));
         let mut table = table;
         let mut entries = entries;
         let mut index = head;
         let mut left = entries;
         let mut indirect = false;
-        let mut bytes: u64 = 0;
         loop {
             if index >= entries {
                 return Err(bad(format!("descriptor {index} of a table of {entries}")));
@@ -56,9 +52,9 @@ impl Chain {
                 return Err(bad(format!("longer than its table of {entries}: a loop")));
             };
             left = rest;
-            // At most 65535 of the queue's table and 65535 of an indirect one.
-            chain.descriptors = chain.descriptors.saturating_add(1);
-            let desc = read(mem, table, index).map_err(&bad)?;
+            chain.visited();
+            let desc: Descriptor = read(mem, table, index)
+                .map_err(|error| bad(format!("descriptor {index}: {error}")))?;
             let (addr, len, flags) = (desc.addr.get(), desc.len.get(), desc.flags.get());
 
             if flags & DESC_F_INDIRECT != 0 {
@@ -68,10 +64,7 @@ impl Chain {
                 if flags & DESC_F_NEXT != 0 {
                     return Err(bad(format!("descriptor {index} has INDIRECT and NEXT")));
                 }
-                entries = u16::try_from(len / DESC_BYTES)
-                    .ok()
-                    .filter(|&count| count != 0 && len.is_multiple_of(DESC_BYTES))
-                    .ok_or_else(|| bad(format!("an indirect table of {len} bytes")))?;
+                entries = table_entries(len).map_err(&bad)?;
                 table = addr;
                 index = 0;
                 left = entries;
@@ -79,23 +72,9 @@ impl Chain {
                 continue;
             }
 
-            bytes = bytes.saturating_add(len.into());
-            if bytes > CHAIN_BYTES_MAX || addr.checked_add(len.into()).is_none() {
-                return Err(bad(format!(
-                    "{len} bytes at {addr:#x} make it {bytes} bytes long, or wrap"
-                )));
-            }
-            if flags & DESC_F_WRITE == 0 {
-                if !chain.writable.is_empty() {
-                    return Err(bad("a readable buffer after a writable one".to_owned()));
-                }
-                chain.readable.extend((len != 0).then_some((addr, len)));
-            } else {
-                chain.writable.extend((len != 0).then_some((addr, len)));
-            }
-
+            chain.add(addr, len, flags).map_err(&bad)?;
             if flags & DESC_F_NEXT == 0 {
-                return Ok(chain);
+                return Ok(chain.end(head));
             }
             index = desc.next.get();
         }
@@ -112,18 +91,73 @@ impl Chain {
     }
 }
 
+/// A chain while it is walked, in whichever ring: what the formats have in common.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    chain: Chain,
+    bytes: u64,
+}
+
+impl Walk {
+    /// A descriptor has been read.
+    pub(super) fn visited(&mut self) {
+        // At most 65535 of the queue's table and 65535 of an indirect one.
+        self.chain.descriptors = self.chain.descriptors.saturating_add(1);
+    }
+
+    /// Adds a buffer, if it can follow those before it.
+    pub(super) fn add(&mut self, addr: u64, len: u32, flags: u16) -> Result<(), String> {
+        let chain = &mut self.chain;
+        self.bytes = self.bytes.saturating_add(len.into());
+        if self.bytes > CHAIN_BYTES_MAX || addr.checked_add(len.into()).is_none() {
+            return Err(format!(
+                "{len} bytes at {addr:#x} make it {} bytes long, or wrap",
+                self.bytes
+            ));
+        }
+        if flags & DESC_F_WRITE == 0 {
+            if !chain.writable.is_empty() {
+                return Err("a readable buffer after a writable one".to_owned());
+            }
+            chain.readable.extend((len != 0).then_some((addr, len)));
+        } else {
+            chain.writable.extend((len != 0).then_some((addr, len)));
+        }
+        Ok(())
+    }
+
+    /// The chain as it has become; `head` names it.
+    pub(super) fn end(self, head: u16) -> Chain {
+        Chain { head, ..self.chain }
+    }
+}
+
+/// How many descriptors an indirect table of `len` bytes has.
+pub(super) fn table_entries(len: u32) -> Result<u16, String> {
+    u16::try_from(len / DESC_BYTES)
+        .ok()
+        .filter(|&count| count != 0 && len.is_multiple_of(DESC_BYTES))
+        .ok_or_else(|| format!("an indirect table of {len} bytes"))
+}
+
 fn total(buffers: &[(u64, u32)]) -> u64 {
     buffers.iter().map(|&(_, len)| u64::from(len)).sum()
 }
 
-fn read(mem: &DmaGuard<'_>, table: u64, index: u16) -> Result<Descriptor, String> {
-    let mut desc = Descriptor::new_zeroed();
+/// Entry `index` of the table of descriptors at `table`, read once.
+pub(super) fn read<T: FromBytes + IntoBytes>(
+    mem: &DmaGuard<'_>,
+    table: u64,
+    index: u16,
+) -> Result<T, String> {
+    const { assert!(size_of::<T>() == 16, "a descriptor of either format") };
+    let mut desc = T::new_zeroed();
     let offset = u64::from(DESC_BYTES) * u64::from(index);
     let at = table
         .checked_add(offset)
         .ok_or_else(|| format!("the table at {table:#x} wraps"))?;
     mem.read(at, desc.as_mut_bytes())
-        .map_err(|error| format!("descriptor {index}: {error}"))?;
+        .map_err(|error| error.to_string())?;
     Ok(desc)
 }
 

@@ -6,7 +6,13 @@
 
 mod chain;
 mod inflight;
+mod packed;
+#[cfg(test)]
+mod packed_tests;
+mod ring;
 mod split;
+#[cfg(test)]
+pub(crate) mod test_packed;
 #[cfg(test)]
 pub(crate) mod test_ring;
 #[cfg(test)]
@@ -17,26 +23,29 @@ pub use inflight::{InflightError, InflightQueue, InflightShape, InflightTable};
 
 use crate::dma::DmaGuard;
 use crate::virtio::QueueError;
+use ring::Ring;
 use spec::queue_state::QueueState;
-use split::SplitRing;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the driver configured for one queue before it enabled it. Untrusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueConfig {
-    /// Entries, a power of two up to 32768.
+    /// Entries, up to 32768; of a split ring a power of two.
     pub size: u16,
-    /// IOVA of the descriptor table, a multiple of 16.
+    /// IOVA of the descriptor table or the packed descriptor ring, a multiple of 16.
     pub desc: u64,
-    /// IOVA of the available ring, a multiple of 2 and not 0.
+    /// IOVA of the available ring, a multiple of 2 and not 0; of a packed ring that of the driver
+    /// event suppression structure, a multiple of 4.
     pub driver: u64,
-    /// IOVA of the used ring, a multiple of 4.
+    /// IOVA of the used ring or the device event suppression structure, a multiple of 4.
     pub device: u64,
+    /// VIRTIO_F_RING_PACKED was negotiated.
+    pub packed: bool,
     /// VIRTIO_F_EVENT_IDX was negotiated.
     pub event_idx: bool,
-    /// Where to start. The default is a fresh queue; anything else continues where another device
-    /// stood.
+    /// Where to start. The default of the ring's format is a fresh queue; anything else continues
+    /// where another device stood.
     pub state: QueueState,
 }
 
@@ -63,7 +72,7 @@ impl Gate {
 /// and [`enable_notification`](Self::enable_notification) before it sleeps.
 #[derive(Debug)]
 pub struct Virtqueue {
-    ring: SplitRing,
+    ring: Ring,
     /// Chains popped here and not pushed yet.
     outstanding: u16,
     /// Buffers were used since the driver was last considered for a notification.
@@ -84,8 +93,9 @@ impl Virtqueue {
     ///
     /// With the default state both indices start at 0, whatever memory says. Otherwise the
     /// available index is `config.state.avail`, and the used index is read from the used ring:
-    /// a `config.state.used` that differs from it is ignored (project rule). Buffers between the
-    /// two were lost by the device that came before; they stay in flight for ever.
+    /// a `config.state.used` that differs from it is ignored (project rule). A packed ring has no
+    /// used index in memory, so both are as the state says. Buffers between the two were lost by
+    /// the device that came before; they stay in flight for ever.
     ///
     /// # Errors
     ///
@@ -93,10 +103,10 @@ impl Virtqueue {
     /// [`QueueError::Ring`] if one of the areas is not mapped for what the device does with it.
     pub fn start(config: QueueConfig, mem: &DmaGuard<'_>) -> Result<Self, QueueError> {
         Ok(Self {
-            ring: SplitRing::start(config, mem)?,
+            ring: Ring::start(config, mem)?,
             outstanding: 0,
             used_since: false,
-            resumed: config.state != QueueState::SPLIT_DEFAULT,
+            resumed: config.state != QueueState::default_of(config.packed),
             broken: false,
             inflight: None,
             inherited: Vec::new(),
@@ -111,7 +121,8 @@ impl Virtqueue {
     ///
     /// # Errors
     ///
-    /// As for [`Virtqueue::start`], and [`QueueError::Broken`] if the table cannot be this ring's.
+    /// As for [`Virtqueue::start`], and [`QueueError::Broken`] if the table cannot be this ring's:
+    /// of a packed ring there is none.
     pub fn start_noted(
         config: QueueConfig,
         mut inflight: InflightQueue,
@@ -119,10 +130,11 @@ impl Virtqueue {
     ) -> Result<Self, QueueError> {
         let state = QueueState::SPLIT_DEFAULT;
         let mut queue = Self::start(QueueConfig { state, ..config }, mem)?;
-        let used = queue.ring.used_idx(mem)?;
+        let ring = queue.ring.split()?;
+        let used = ring.used_idx(mem)?;
         let mut heads = inflight.recover(config.size, used)?;
         let flying = u16::try_from(heads.len()).unwrap_or(u16::MAX);
-        queue.ring.resume(mem, used, flying)?;
+        ring.resume(mem, used, flying)?;
         heads.reverse();
         queue.resumed = used != 0 || flying != 0;
         queue.inherited = heads;
@@ -147,10 +159,11 @@ impl Virtqueue {
     ) -> Result<Self, QueueError> {
         let mut queue = Self::start(config, mem)?;
         let flying = queue.in_flight();
+        let used = queue.ring.split()?.next_used();
         if flying == 0 {
-            inflight.clear(queue.ring.next_used());
+            inflight.clear(used);
         } else {
-            let mut heads = inflight.recover(config.size, queue.ring.next_used())?;
+            let mut heads = inflight.recover(config.size, used)?;
             if heads.len() != usize::from(flying) {
                 return Err(QueueError::broken(format!(
                     "the in-flight table: {} chains in flight, the queue's state says {flying}",
@@ -191,7 +204,10 @@ impl Virtqueue {
             return Err(QueueError::broken("the queue was broken before"));
         }
         let popped = match self.inherited.last() {
-            Some(&head) => self.ring.chain(mem, head).map(Some),
+            Some(&head) => {
+                let ring = self.ring.split();
+                ring.and_then(|ring| ring.chain(mem, head)).map(Some)
+            }
             None if self.gate.is_closed() => Ok(None),
             None => self.ring.pop(mem),
         };
@@ -255,7 +271,7 @@ impl Virtqueue {
             return Err(error);
         }
         if let Some(inflight) = &self.inflight {
-            inflight.published(head, self.ring.next_used());
+            inflight.published(head, self.ring.split()?.next_used());
         }
         self.outstanding = left;
         self.used_since = true;
@@ -264,7 +280,8 @@ impl Virtqueue {
 
     /// Whether the driver is to be notified of what was pushed since the last call.
     ///
-    /// Follows `used_event`, or VRING_AVAIL_F_NO_INTERRUPT without VIRTIO_F_EVENT_IDX. The first
+    /// Follows `used_event`, or VRING_AVAIL_F_NO_INTERRUPT without VIRTIO_F_EVENT_IDX; of a packed
+    /// ring the driver event suppression structure. The first
     /// call after a start from another device's state says yes: whether that device's last
     /// interrupt arrived is not known (project rule; a spurious notification is harmless).
     ///
@@ -302,7 +319,7 @@ impl Virtqueue {
     }
 
     /// Buffers consumed and not used: next available minus next used. Those that another device
-    /// consumed and lost are among them.
+    /// consumed and lost are among them; of a packed ring the descriptors that they take.
     pub fn in_flight(&self) -> u16 {
         self.ring.in_flight()
     }

@@ -4,6 +4,7 @@
 //! walk of a chain (its iterator ends early where a chain is malformed, and accepts INDIRECT with
 //! NEXT), VRING_AVAIL_F_NO_INTERRUPT (it ignores it), and chains in flight.
 
+use super::ring::check_area;
 use super::{Chain, QueueConfig};
 use crate::dma::{DmaGuard, RingMem};
 use crate::virtio::QueueError;
@@ -11,7 +12,7 @@ use spec::queue_state::QueueState;
 use spec::ring;
 use std::sync::atomic::{Ordering, fence};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
+use vm_memory::{Bytes, GuestAddress, Permissions};
 
 const AVAIL: &str = "available ring";
 const USED: &str = "used ring";
@@ -238,34 +239,6 @@ impl SplitRing {
             used: self.queue.next_used(),
         }
     }
-}
-
-fn check_area(
-    mem: &DmaGuard<'_>,
-    area: &'static str,
-    at: u64,
-    bytes: u64,
-    align: u64,
-    access: Permissions,
-) -> Result<(), QueueError> {
-    if !at.is_multiple_of(align) {
-        return Err(QueueError::broken(format!(
-            "the {area} at {at:#x}, not aligned to {align}"
-        )));
-    }
-    if at.checked_add(bytes).is_none() {
-        return Err(QueueError::broken(format!(
-            "the {area} at {at:#x} wraps around the address space"
-        )));
-    }
-    let len = usize::try_from(bytes).unwrap_or(usize::MAX);
-    if !mem.check_range(GuestAddress(at), len, access) {
-        return Err(QueueError::Ring {
-            ring: area,
-            why: format!("{bytes} bytes at {at:#x} are not mapped for {access:?}"),
-        });
-    }
-    Ok(())
 }
 
 fn ring_error(ring: &'static str, error: &virtio_queue::Error) -> QueueError {

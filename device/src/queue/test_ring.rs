@@ -109,6 +109,7 @@ impl<'a> TestRing<'a> {
             desc: self.desc,
             driver: self.avail,
             device: self.used,
+            packed: false,
             event_idx: false,
             state: QueueState::default(),
         }

@@ -67,7 +67,7 @@ pub enum Refused {
         /// What was to change.
         what: &'static str,
     },
-    /// A size or an index that no split ring has.
+    /// A size or an index that no such ring has.
     #[error("ring {index}: {what}")]
     Ring {
         /// The ring.
@@ -191,6 +191,7 @@ struct Current {
 pub struct VhostUserServer {
     device: Arc<dyn VirtioDevice>,
     marking: Marking,
+    packed: bool,
     counters: Arc<Counters>,
     current: Mutex<Option<Current>>,
     stopping: AtomicBool,
@@ -210,11 +211,20 @@ impl VhostUserServer {
         Ok(Self {
             device,
             marking,
+            packed: false,
             counters: Arc::default(),
             current: Mutex::default(),
             stopping: AtomicBool::new(false),
             stop,
         })
+    }
+
+    /// Offers packed rings to frontends from now on, and then no in-flight tables: theirs have a
+    /// layout that is not supported here, and a frontend takes them before it says which rings
+    /// there will be. Default: split rings only, with in-flight tables.
+    #[must_use]
+    pub fn offering_packed(self, packed: bool) -> Self {
+        Self { packed, ..self }
     }
 
     /// Serves whoever connects to `listener`, one after the other, until [`VhostUserServer::stop`].
@@ -257,6 +267,7 @@ impl VhostUserServer {
         let session = Arc::new(Session::new(
             Arc::clone(&self.device),
             self.marking,
+            self.packed,
             Arc::clone(&self.counters),
         )?);
         *self.current() = Some(Current {

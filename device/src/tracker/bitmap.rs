@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "takes atomic views of the guest's bitmap")]
 
 use super::protocol::{self, Fenced, MarkWord};
-use super::records::{Recorder, mask};
+use super::records::Recorder;
 use super::window::Words;
 use super::{DirtyLog, Marking, TrackerConfig, TrackerStats, Window};
 use rangemap::RangeMap;
@@ -353,6 +353,12 @@ impl Bitmap {
         let base = self.config.bitmap_addr;
         iovas.start.saturating_sub(base)..iovas.end.saturating_sub(base)
     }
+}
+
+/// Bits `first` to `last` of the word that both lie in.
+#[inline(always)]
+fn mask(first: u64, last: u64) -> u64 {
+    (u64::MAX << (first % 64)) & (u64::MAX >> (63 - last % 64))
 }
 
 /// A word's number as an index; beyond any slice if it is none.

@@ -89,35 +89,76 @@ pub fn mark<W: MarkWord>(word: &W, mask: u64) {
     word.or(mask);
 }
 
-/// A word of the bits by which a recorder knows what it has recorded in a turn.
-pub trait RecordWord {
+/// Pages that a word of a recorder stands for: its lower half.
+pub const RECORD_PAGES: u64 = 32;
+/// The last number that a turn can have: it fits the upper half of a word. The first is 1.
+pub const TURN_MAX: u64 = u64::MAX >> RECORD_PAGES;
+
+/// A word of a recorder's memory. Its order is that of the door to guest memory: relaxed here.
+pub trait RecordCell {
     /// Relaxed load.
     fn load(&self) -> u64;
-    /// Relaxed OR; what was there before.
-    fn fetch_or(&self, mask: u64) -> u64;
+    /// Relaxed store.
+    fn store(&self, value: u64);
+    /// Puts `value` in the place of `seen`, relaxed.
+    ///
+    /// # Errors
+    ///
+    /// What is there instead.
+    fn replace(&self, seen: u64, value: u64) -> Result<(), u64>;
 }
 
-impl RecordWord for AtomicU64 {
+impl RecordCell for AtomicU64 {
     #[inline(always)]
     fn load(&self) -> u64 {
         Self::load(self, Ordering::Relaxed)
     }
 
     #[inline(always)]
-    fn fetch_or(&self, mask: u64) -> u64 {
-        Self::fetch_or(self, mask, Ordering::Relaxed)
+    fn store(&self, value: u64) {
+        Self::store(self, value, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    fn replace(&self, seen: u64, value: u64) -> Result<(), u64> {
+        let relaxed = Ordering::Relaxed;
+        self.compare_exchange(seen, value, relaxed, relaxed)?;
+        Ok(())
     }
 }
 
-/// Takes the pages of `mask` for this turn: those that this caller, and no other, is to record.
+/// The pages of `mask` that are not recorded in turn `turn`, for all that `seen` says.
 ///
-/// Called while the door to guest memory is open for the burst that wrote them; turns end while it
-/// is shut. That is all the order there is, and all that is needed: `vm/tests/loom_records.rs` has
-/// the proof.
+/// The upper half of a word is the turn that its lower half, the recorded pages, belongs to: those
+/// of an older turn are none, so that no reader has to clear what it has read.
 #[inline(always)]
-pub fn first_in_turn<W: RecordWord>(word: &W, mask: u64) -> u64 {
-    if mask & !word.load() == 0 {
-        return 0;
+pub fn unrecorded(seen: u64, turn: u64, mask: u64) -> u64 {
+    // No branch, which would wait for what was loaded.
+    let same = u64::from(seen >> RECORD_PAGES == turn).wrapping_neg();
+    mask & !(seen & same)
+}
+
+/// Takes the pages of `mask` for turn `turn`: those that this caller, and no other, is to record.
+///
+/// `seen` is what was in the word at some time since the door to guest memory was opened for the
+/// burst that wrote the pages; turns end while it is shut. That is all the order there is, and all
+/// that is needed: `vm/tests/loom_records.rs` has the proof.
+#[inline(always)]
+pub fn first_in_turn<W: RecordCell>(word: &W, mut seen: u64, turn: u64, mask: u64) -> u64 {
+    loop {
+        let new = unrecorded(seen, turn, mask);
+        if new == 0 {
+            return 0;
+        }
+        let kept = if seen >> RECORD_PAGES == turn {
+            seen
+        } else {
+            turn << RECORD_PAGES
+        };
+        // Whoever is in the way has set a bit, of which there are as many as pages.
+        match word.replace(seen, kept | mask) {
+            Ok(()) => return new,
+            Err(now) => seen = now,
+        }
     }
-    mask & !word.fetch_or(mask)
 }

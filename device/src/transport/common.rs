@@ -32,8 +32,8 @@ pub(crate) struct Queue {
     desc: u64,
     driver: u64,
     device: u64,
-    /// Where it starts, and where it stood when it last stopped.
-    pub(crate) state: QueueState,
+    /// Where it starts, and where it stood when it last stopped; `None` is the beginning.
+    pub(crate) state: Option<QueueState>,
     pub(crate) phase: Phase,
     /// `queue_reset` was written and is not finished: reads 1.
     pub(crate) resetting: bool,
@@ -47,7 +47,7 @@ impl Queue {
             desc: 0,
             driver: 0,
             device: 0,
-            state: QueueState::SPLIT_DEFAULT,
+            state: None,
             phase: Phase::Off,
             resetting: false,
         }
@@ -71,14 +71,22 @@ impl Queue {
             queue_device: self.device.into(),
         }
     }
+    /// Whether it can have so many entries: up to what was offered, and of a split ring a power
+    /// of two.
+    fn takes_size(&self, size: u16, packed: bool) -> bool {
+        (size.is_power_of_two() || packed && size != 0) && size <= self.max_size
+    }
     /// Why a device part is none of this queue's, if it is not. Vectors go up to `vectors`.
-    pub(crate) fn refuses(&self, cfg: &VqCfg, vectors: u16) -> Option<String> {
+    pub(crate) fn refuses(&self, cfg: &VqCfg, vectors: u16, packed: bool) -> Option<String> {
         let (size, vector) = (cfg.queue_size.get(), cfg.vector.get());
-        if !size.is_power_of_two() || size > self.max_size {
+        if !self.takes_size(size, packed) {
             let max = self.max_size;
-            return Some(format!(
-                "{size} entries, a power of two up to {max} expected"
-            ));
+            let what = if packed {
+                "at least one"
+            } else {
+                "a power of two"
+            };
+            return Some(format!("{size} entries, {what} up to {max} expected"));
         }
         if vector > vectors && vector != NO_VECTOR {
             return Some(format!("vector {vector} of {vectors}"));
@@ -201,15 +209,25 @@ impl Common {
         }
         self.generation
     }
+    /// Whether the queues are packed.
+    fn packed(&self) -> bool {
+        self.driver_features.contains(Features::RING_PACKED)
+    }
+    /// Where a queue that does not run stands, or would start.
+    pub(crate) fn state_of(&self, queue: &Queue) -> QueueState {
+        let begin = QueueState::default_of(self.packed());
+        queue.state.unwrap_or(begin)
+    }
     /// What the engine needs to start a queue.
     pub(crate) fn queue_config(&self, queue: &Queue) -> QueueConfig {
         QueueConfig {
+            packed: self.packed(),
             size: queue.size,
             desc: queue.desc,
             driver: queue.driver,
             device: queue.device,
             event_idx: self.driver_features.contains(Features::RING_EVENT_IDX),
-            state: queue.state,
+            state: self.state_of(queue),
         }
     }
 
@@ -223,7 +241,7 @@ impl Common {
         let state = || {
             let known = self.driver_features.contains(Features::QUEUE_STATE);
             let queue = queue.filter(|_| known)?;
-            Some(live.unwrap_or(queue.state))
+            Some(live.unwrap_or(self.state_of(queue)))
         };
         Some(match reg {
             Reg::DeviceFeatureSelect => self.device_feature_select,
@@ -269,8 +287,9 @@ impl Common {
             }
             Reg::QueueSelect => self.select = low16(value),
             _ => {
+                let packed = self.packed();
                 if let Some(queue) = self.selected_mut() {
-                    queue.write(reg, value);
+                    queue.write(reg, value, packed);
                 }
             }
         }
@@ -278,12 +297,13 @@ impl Common {
 }
 
 impl Queue {
-    fn write(&mut self, reg: Reg, value: u32) {
+    fn write(&mut self, reg: Reg, value: u32, packed: bool) {
+        let state = self.state.unwrap_or(QueueState::default_of(packed));
         match reg {
-            // PC-8, PC-10: a power of two, not above what was offered. Others are ignored.
+            // PC-8, PC-10: others are ignored.
             Reg::QueueSize => {
                 let size = low16(value);
-                if size.is_power_of_two() && size <= self.max_size {
+                if self.takes_size(size, packed) {
                     self.size = size;
                 }
             }
@@ -293,8 +313,14 @@ impl Queue {
             Reg::QueueDriverHigh => set_half(&mut self.driver, true, value),
             Reg::QueueDeviceLow => set_half(&mut self.device, false, value),
             Reg::QueueDeviceHigh => set_half(&mut self.device, true, value),
-            Reg::QueueAvailState => self.state.avail = low16(value),
-            Reg::QueueUsedState => self.state.used = low16(value),
+            Reg::QueueAvailState => {
+                let avail = low16(value);
+                self.state = Some(QueueState { avail, ..state });
+            }
+            Reg::QueueUsedState => {
+                let used = low16(value);
+                self.state = Some(QueueState { used, ..state });
+            }
             _ => {}
         }
     }
@@ -384,9 +410,30 @@ mod tests {
     }
 
     #[test]
+    fn packed_queues_have_any_size_and_begin_at_a_wrap_counter_of_one() {
+        let mut common = common();
+        common.driver_features = Features::RING_PACKED | Features::QUEUE_STATE;
+        for (value, size) in [(0, 256), (65, 65), (257, 65), (1, 1), (0x1_0007, 7)] {
+            common.write(Reg::QueueSize, value);
+            assert_eq!(common.queues[0].size, size, "{value}");
+        }
+        let state = |common: &Common| {
+            [Reg::QueueAvailState, Reg::QueueUsedState].map(|reg| common.read(reg, None))
+        };
+        assert_eq!(state(&common), [Some(0x8000), Some(0x8000)]);
+        common.write(Reg::QueueUsedState, 3);
+        assert_eq!(state(&common), [Some(0x8000), Some(3)]);
+        let config = common.queue_config(&common.queues[0]);
+        assert!(config.packed);
+        assert_eq!((config.state.avail, config.state.used), (0x8000, 3));
+        common.queues[0].reset();
+        assert_eq!(state(&common), [Some(0x8000), Some(0x8000)]);
+    }
+
+    #[test]
     fn queue_state_reads_zero_unless_negotiated_and_prefers_the_engine() {
         let mut common = common();
-        common.queues[0].state = QueueState { avail: 7, used: 6 };
+        common.queues[0].state = Some(QueueState { avail: 7, used: 6 });
         assert_eq!(common.read(Reg::QueueAvailState, None), Some(0));
         common.driver_features = Features::QUEUE_STATE;
         assert_eq!(common.read(Reg::QueueAvailState, None), Some(7));
@@ -415,7 +462,7 @@ mod tests {
         common.write(Reg::QueueSize, 16);
         common.write(Reg::QueueDeviceHigh, 3);
         common.queues[0].phase = Phase::Enabled;
-        common.queues[0].state = QueueState { avail: 1, used: 1 };
+        common.queues[0].state = Some(QueueState { avail: 1, used: 1 });
         common.write(Reg::QueueSelect, 1);
         common.reset();
         assert_eq!((common.select, common.features()), (0, Features::empty()));

@@ -5,12 +5,9 @@ use std::sync::atomic::Ordering;
 const RING: u64 = 0x10_0000;
 const AREA: u64 = 0x20_0000;
 
-fn ring(features: Features) -> (SplitQueue, DmaMemory) {
-    let memory = memory(SplitQueue::bytes_needed(8).next_multiple_of(4096), RING);
-    (
-        SplitQueue::new(memory.clone(), 8, features).unwrap(),
-        memory,
-    )
+fn ring(features: Features) -> (Virtqueue, DmaMemory) {
+    let memory = memory(Virtqueue::bytes_needed(8).next_multiple_of(4096), RING);
+    (Virtqueue::new(memory.clone(), 8, features).unwrap(), memory)
 }
 
 /// The descriptors of a chain: address, length, flags.

@@ -34,6 +34,7 @@ fn fresh() -> Parts {
         part(0x105, 0, 0, &[0; 8]),
         part(0x105, 0, 1, &[1, 0, 0, 0, 0, 0, 0, 0]),
         part(0x1f0, 0, 0, &[0; 8]),
+        part(0x1f1, 1, 0, &[7; 60]),
     ])
 }
 
@@ -54,7 +55,12 @@ fn bytes_and_parts_are_the_same() {
     assert!(Parts::parse(&bytes).is_err());
     let cut = fresh().to_bytes();
     let error = Parts::parse(&cut[..cut.len() - 1]).unwrap_err();
-    assert!(error.to_string().contains("VQ_STATE of queue 0"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("DEV_CFG: 60 bytes expected, 59 came"),
+        "{error}"
+    );
     let lie = part(0x103, 0, 0, &[0]).header;
     let lie = PartHeader {
         length: u32::MAX.into(),
@@ -82,6 +88,8 @@ fn what_fits_is_taken_and_the_rest_named() {
         ("VQ_CFG of queue 1", with(|p| p[5] = queue(1, 512))),
         ("VQ_CFG of queue 2", with(|p| p.push(queue(2, 256)))),
         ("VQ_NOTIFY_CFG of queue 1", with(|p| p[7].value[0] = 2)),
+        ("DEV_CFG", with(|p| p[9].value[32] = 0)),
+        ("DEV_CFG", with(|p| p[9].value.push(0))),
         ("DEVICE_STATUS", with(|p| p[3].value.push(0))),
         ("part 0x2a0", with(|p| p.push(part(0x2a0, 0, 0, &[])))),
         (
@@ -99,6 +107,12 @@ fn what_fits_is_taken_and_the_rest_named() {
     }
     // An older device, which knows nothing of where queues stand.
     let older = Parts(fresh().0[..8].to_vec());
-    let error = older.can_take(&here).unwrap_err().to_string();
-    assert!(error.contains("VQ_STATE of queue 0"), "{error}");
+    for (here, theirs) in [(&older, &here), (&here, &older)] {
+        let error = here.can_take(theirs).unwrap_err().to_string();
+        assert!(error.contains("VQ_STATE of queue 0"), "{error}");
+    }
+    // What is optional may be missing on either side.
+    let without = Parts(fresh().0[..9].to_vec());
+    without.can_take(&here).unwrap();
+    here.can_take(&without).unwrap();
 }

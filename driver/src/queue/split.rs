@@ -3,6 +3,8 @@
 //! Memory is written and never believed: which descriptors belong to which request is kept here,
 //! so a device that scribbles over the tables cannot lead the driver anywhere.
 
+use super::chains::{Chains, INDIRECT_BYTES, Request, bad};
+use super::{Buffer, RingState, Used};
 use crate::dirty::PAGE_SIZE;
 use crate::error::DriverError;
 use crate::memory::DmaMemory;
@@ -14,50 +16,6 @@ use spec::ring::{
 };
 use std::sync::atomic::{Ordering, fence};
 use zerocopy::IntoBytes;
-
-/// Descriptors in one indirect table; longer chains are built without one.
-const INDIRECT_MAX: usize = 32;
-/// Bytes of one indirect table.
-const INDIRECT_BYTES: u64 = 512;
-
-/// A piece of memory that a request names: address (IOVA) and length in bytes.
-pub type Buffer = (u64, u32);
-
-/// A request that the device is done with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Used {
-    /// What the caller passed to [`SplitQueue::add`].
-    pub token: u64,
-    /// Bytes the device says it wrote; at most what was writable.
-    pub len: u32,
-}
-
-/// One request in flight, as plain data.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChainState {
-    /// Its descriptors, head first.
-    pub descriptors: Vec<u16>,
-    /// The caller's token.
-    pub token: u64,
-    /// Bytes the device may write.
-    pub writable: u32,
-}
-
-/// What a driver knows of its queue and memory does not say, as plain data: with it the driver can
-/// be moved with its memory. Possibly from outside: [`SplitQueue::resume`] judges it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SplitQueueState {
-    /// Entries.
-    pub size: u16,
-    /// Where the next request goes in the available ring (free-running).
-    pub next_avail: u16,
-    /// The available index as the device sees it (free-running).
-    pub published: u16,
-    /// Where the next used element is read (free-running).
-    pub last_used: u16,
-    /// Requests in flight.
-    pub chains: Vec<ChainState>,
-}
 
 /// Where the parts lie within the memory.
 #[derive(Clone, Copy, Debug)]
@@ -92,10 +50,7 @@ pub struct SplitQueue {
     layout: Layout,
     event_idx: bool,
     indirect: bool,
-    free: Vec<u16>,
-    /// By head descriptor.
-    chains: Vec<Option<ChainState>>,
-    in_flight: u16,
+    chains: Chains,
     next_avail: u16,
     published: u16,
     last_used: u16,
@@ -118,9 +73,9 @@ impl SplitQueue {
     /// [`DriverError::QueueAddress`] if it is not 16-aligned; [`DriverError::NotNegotiated`] if the
     /// queues are packed.
     pub fn new(memory: DmaMemory, size: u16, features: Features) -> Result<Self, DriverError> {
-        let state = SplitQueueState {
+        let state = RingState {
             size,
-            ..SplitQueueState::default()
+            ..RingState::default()
         };
         Self::resume(memory, size, features, &state)
     }
@@ -134,7 +89,7 @@ impl SplitQueue {
         memory: DmaMemory,
         size: u16,
         features: Features,
-        state: &SplitQueueState,
+        state: &RingState,
     ) -> Result<Self, DriverError> {
         if !size.is_power_of_two() || size > QUEUE_SIZE_MAX {
             return Err(DriverError::QueueSize {
@@ -156,37 +111,27 @@ impl SplitQueue {
         if features.contains(Features::RING_PACKED) {
             return Err(DriverError::NotNegotiated(Features::RING_PACKED));
         }
-        let mut queue = Self {
+        let chains = Self::adopt(size, state)?;
+        Ok(Self {
             memory,
             size,
             layout,
             event_idx: features.contains(Features::RING_EVENT_IDX),
             indirect: features.contains(Features::RING_INDIRECT_DESC),
-            free: Vec::new(),
-            chains: vec![None; usize::from(size)],
-            in_flight: 0,
+            chains,
             next_avail: state.next_avail,
             published: state.published,
             last_used: state.last_used,
             interrupts: true,
-        };
-        queue.adopt(state)?;
-        Ok(queue)
+        })
     }
 
-    fn adopt(&mut self, state: &SplitQueueState) -> Result<(), DriverError> {
-        let bad = |field: &str, why: String| DriverError::BadState {
-            field: field.to_owned(),
-            why,
-        };
-        if state.size != self.size {
-            return Err(bad(
-                "size",
-                format!("{}, expected {}", state.size, self.size),
-            ));
+    fn adopt(size: u16, state: &RingState) -> Result<Chains, DriverError> {
+        if state.size != size {
+            return Err(bad("size", format!("{}, expected {size}", state.size)));
         }
         let in_flight = state.next_avail.wrapping_sub(state.last_used);
-        if in_flight > self.size || usize::from(in_flight) != state.chains.len() {
+        if in_flight > size || usize::from(in_flight) != state.chains.len() {
             let why = format!("{in_flight} by the indices, {} listed", state.chains.len());
             return Err(bad("chains", why));
         }
@@ -194,35 +139,17 @@ impl SplitQueue {
             let why = format!("{} after {}", state.published, state.next_avail);
             return Err(bad("published", why));
         }
-        let mut taken = vec![false; usize::from(self.size)];
-        for chain in &state.chains {
-            for &descriptor in &chain.descriptors {
-                match taken.get_mut(usize::from(descriptor)) {
-                    Some(taken) if !*taken => *taken = true,
-                    _ => return Err(bad("chains", format!("descriptor {descriptor}"))),
-                }
-            }
-            let head = chain.descriptors.first().copied();
-            let slot = head.and_then(|head| self.chains.get_mut(usize::from(head)));
-            *slot.ok_or_else(|| bad("chains", "an empty chain".to_owned()))? = Some(chain.clone());
-        }
-        self.in_flight = in_flight;
-        let numbered = (0..self.size).zip(taken).rev();
-        self.free = numbered
-            .filter(|(_, taken)| !taken)
-            .map(|(descriptor, _)| descriptor)
-            .collect();
-        Ok(())
+        Chains::adopt(size, &state.chains)
     }
 
     /// What is needed to go on elsewhere with the same memory contents.
-    pub fn state(&self) -> SplitQueueState {
-        SplitQueueState {
+    pub fn state(&self) -> RingState {
+        RingState {
             size: self.size,
             next_avail: self.next_avail,
             published: self.published,
             last_used: self.last_used,
-            chains: self.chains.iter().flatten().cloned().collect(),
+            chains: self.chains.list(),
         }
     }
 
@@ -245,18 +172,26 @@ impl SplitQueue {
 
     /// Requests added and not yet reaped.
     pub fn in_flight(&self) -> u16 {
-        self.in_flight
+        self.chains.in_flight()
     }
 
     /// Descriptors that are free. A request takes one for each buffer, or one altogether with
     /// RING_INDIRECT_DESC.
     pub fn free_descriptors(&self) -> usize {
-        self.free.len()
+        self.chains.free()
     }
 
     /// The available index that the device sees: what a notification with data carries.
     pub fn published(&self) -> u16 {
         self.published
+    }
+
+    /// Requests added that the device has not used, whether the others were reaped or not.
+    ///
+    /// # Errors
+    /// None that memory of the right size can cause.
+    pub fn unused(&self) -> Result<u16, DriverError> {
+        Ok(self.next_avail.wrapping_sub(self.device_used()?))
     }
 
     /// The used index as memory holds it: up to where the device has given requests back, reaped
@@ -267,6 +202,11 @@ impl SplitQueue {
     pub fn device_used(&self) -> Result<u16, DriverError> {
         let idx = self.layout.used + 2;
         Ok(self.memory.load_u16(idx, Ordering::Acquire)?)
+    }
+
+    /// Up to where used requests were reaped: the used state of a device that has used no more.
+    pub fn last_used(&self) -> u16 {
+        self.last_used
     }
 
     /// Builds a request of buffers that the device reads, then buffers that it writes. It becomes
@@ -281,31 +221,10 @@ impl SplitQueue {
         writable: &[Buffer],
         token: u64,
     ) -> Result<(), DriverError> {
-        let buffers = readable.len().saturating_add(writable.len());
-        let bad = DriverError::BadChain {
-            buffers,
-            size: self.size,
-        };
-        let total = |buffers: &[Buffer]| {
-            buffers.iter().try_fold(0_u32, |sum, (_, len)| {
-                sum.checked_add(*len).filter(|_| *len != 0)
-            })
-        };
-        let (Some(read), Some(write)) = (total(readable), total(writable)) else {
-            return Err(bad);
-        };
-        if buffers == 0 || buffers > usize::from(self.size) || read.checked_add(write).is_none() {
-            return Err(bad);
-        }
-        let use_table = self.indirect && (2..=INDIRECT_MAX).contains(&buffers);
-        let needed = if use_table { 1 } else { buffers };
-        if self.free.len() < needed {
-            return Err(DriverError::QueueFull);
-        }
-        let descriptors: Vec<u16> = self.free.iter().rev().take(needed).copied().collect();
-        let Some(&head) = descriptors.first() else {
-            return Err(bad);
-        };
+        let request = Request::new(readable, writable, self.size)?;
+        let Request { buffers, .. } = request;
+        let use_table = self.indirect && request.fits_table();
+        let (head, descriptors) = self.chains.next(if use_table { 1 } else { buffers })?;
         let readable = readable.iter().map(|buffer| (buffer, 0));
         let all = readable.chain(writable.iter().map(|buffer| (buffer, DESC_F_WRITE)));
         if use_table {
@@ -329,15 +248,7 @@ impl SplitQueue {
         let entry = self.layout.avail + 4 + 2 * u64::from(self.next_avail & (self.size - 1));
         self.memory.store_u16(entry, head, Ordering::Relaxed)?;
         // From here on nothing fails.
-        self.free.truncate(self.free.len() - needed);
-        if let Some(slot) = self.chains.get_mut(usize::from(head)) {
-            *slot = Some(ChainState {
-                descriptors,
-                token,
-                writable: write,
-            });
-        }
-        self.in_flight += 1;
+        self.chains.add(descriptors, token, request.writable);
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(())
     }
@@ -403,34 +314,13 @@ impl SplitQueue {
             return Err(DriverError::UsedIndex {
                 used,
                 last: self.last_used,
-                in_flight: self.in_flight,
+                in_flight: self.in_flight(),
             });
         }
         let entry = self.layout.used + 4 + 8 * u64::from(self.last_used & (self.size - 1));
         let id = self.memory.load_u32(entry, Ordering::Relaxed)?;
         let len = self.memory.load_u32(entry + 4, Ordering::Relaxed)?;
-        let unknown = DriverError::UsedId { id };
-        let Ok(head) = u16::try_from(id) else {
-            return Err(unknown);
-        };
-        let Some(slot) = self.chains.get_mut(usize::from(head)) else {
-            return Err(unknown);
-        };
-        let Some(chain) = slot.as_ref() else {
-            return Err(unknown);
-        };
-        if len > chain.writable {
-            return Err(DriverError::UsedLength {
-                id: head,
-                len,
-                writable: chain.writable,
-            });
-        }
-        let Some(chain) = slot.take() else {
-            return Err(unknown);
-        };
-        self.free.extend(chain.descriptors.iter().rev());
-        self.in_flight = self.in_flight.saturating_sub(1);
+        let done = self.chains.finish(id, len)?;
         self.last_used = self.last_used.wrapping_add(1);
         if self.event_idx && self.interrupts {
             self.store_used_event(self.last_used)?;
@@ -438,10 +328,7 @@ impl SplitQueue {
             // announced.
             fence(Ordering::SeqCst);
         }
-        Ok(Some(Used {
-            token: chain.token,
-            len,
-        }))
+        Ok(Some(done))
     }
 
     /// Asks for an interrupt when the next request is done; true if one is done already, so that

@@ -1,17 +1,38 @@
-//! The stream a guest travels in: what either end can say, and the format it is said in.
+//! The stream a guest travels in: Xen's libxl stream, version 2, around its image stream, version 3.
 //!
-//! The engine knows the traits only; [`simple`] is the one format so far.
+//! Both layers are sequences of typed records with the same framing ([`framing`]). The outer one
+//! ([`libxl`]) holds the guest's description, then the whole inner one ([`libxc`]), which holds its
+//! memory, then each device as a blob of our own ([`context`]). A [`Reader`] takes records apart
+//! and refuses what the format does not allow; a [`Writer`] puts them together.
+//!
+//! The engine knows the traits only. What stands behind them is a socket ([`live`]) or a file
+//! ([`mod@file`]): the bytes of the stream are the same.
 
-pub mod simple;
-mod wire;
+pub mod context;
+pub mod file;
+pub mod framing;
+pub mod inspect;
+mod intake;
+pub mod libxc;
+pub mod libxl;
+pub mod live;
+mod order;
+mod outgoing;
+pub mod pages;
+pub mod reader;
+mod session;
+pub mod writer;
+
+pub use context::{Context, SectionKind};
+pub use framing::{Layer, Malformed, StreamError};
+pub use pages::BATCH_PAGES;
+pub use reader::{Format, Item, Reader};
+pub use writer::Writer;
 
 use crate::error::MigrationError;
 use crate::guest::DeviceRecord;
 use driver::memory::DmaMemory;
 use std::time::Duration;
-
-/// The most pages of one batch.
-pub const BATCH_PAGES: usize = 1024;
 
 /// The end that sends a guest. Calls that the destination answers wait for the answer.
 pub trait SourceStream {
@@ -21,10 +42,10 @@ pub trait SourceStream {
     /// Sends all of `memory` as plain bytes, for comparison only; the destination forgets them.
     /// Returns how long it took until the destination had everything.
     fn plain_copy(&mut self, memory: &[DmaMemory]) -> Result<Duration, MigrationError>;
-    /// Sends pages by number, at most [`BATCH_PAGES`], ascending; all lie in `memory`. Returns the
-    /// bytes put on the wire.
+    /// Sends pages by number, ascending; all lie in `memory`. Returns the bytes put on the wire.
     fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError>;
-    /// Ends a round. Returns the pages of it whose bytes the destination already had.
+    /// Ends a round: waits until the destination has all its pages. Returns those whose bytes it
+    /// already had.
     fn round_end(&mut self, round: u32) -> Result<Vec<u64>, MigrationError>;
     /// Sends the state of one device.
     fn device(&mut self, record: &DeviceRecord) -> Result<(), MigrationError>;
@@ -42,13 +63,11 @@ pub trait SourceStream {
 pub enum Order {
     /// The guest's description.
     Open(Vec<u8>),
-    /// That many plain bytes follow, to be taken with [`DestinationStream::bytes`].
+    /// That many plain bytes follow, to be taken with [`DestinationStream::bytes_into`].
     PlainCopy(u64),
     /// The data of these pages follows, in this order, to be taken with
-    /// [`DestinationStream::bytes`]. Strictly ascending.
+    /// [`DestinationStream::bytes`]. At most [`BATCH_PAGES`].
     Pages(Vec<u64>),
-    /// A round ended.
-    RoundEnd(u32),
     /// The state of a device.
     Device(DeviceRecord),
     /// Everything has been sent.
@@ -66,11 +85,9 @@ pub enum Answer<'a> {
     Opened,
     /// All plain bytes are here.
     PlainCopied,
-    /// All pages of the round are here; `unchanged` are those whose bytes were here before.
-    Round {
-        /// The round.
-        round: u32,
-        /// Page numbers.
+    /// The last pages are here; `unchanged` are those whose bytes were here before.
+    Taken {
+        /// Page numbers, in the order they came.
         unchanged: &'a [u64],
     },
     /// The guest could run.
@@ -97,8 +114,8 @@ pub trait DestinationStream {
         memory: &DmaMemory,
         ranges: &[(u64, usize)],
     ) -> Result<(), MigrationError>;
-    /// Bytes of the stream taken so far, for error messages.
-    fn offset(&self) -> u64;
+    /// The error for an order that the receiver cannot follow: names the record and its place.
+    fn fault(&self, expected: String, got: String) -> MigrationError;
     /// Answers.
     fn answer(&mut self, answer: Answer<'_>) -> Result<(), MigrationError>;
 }

@@ -2,6 +2,7 @@
 
 use driver::dirty::{DirtyError, DirtySet, DirtySource, PAGE_SIZE};
 use driver::memory::DmaMemory;
+use migration::stream::{Context, SectionKind};
 use migration::{DeviceRecord, Guest, GuestError, Incoming, NamedSource, Paused};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -12,11 +13,11 @@ pub const PAGES: u64 = 64;
 /// Memory does not start at 0, so that page numbers and offsets differ.
 pub const BASE: u64 = 16 * PAGE_SIZE;
 
-pub fn memory() -> DmaMemory {
+pub fn memory(pages: u64) -> DmaMemory {
     let fd = rustix::fs::memfd_create("migration-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     let file = std::fs::File::from(fd);
-    file.set_len(PAGES * PAGE_SIZE).unwrap();
-    DmaMemory::from_file(&file, 0, PAGES * PAGE_SIZE, BASE).unwrap()
+    file.set_len(pages * PAGE_SIZE).unwrap();
+    DmaMemory::from_file(&file, 0, pages * PAGE_SIZE, BASE).unwrap()
 }
 
 /// The dirty pages of one source, shared with the test.
@@ -53,13 +54,17 @@ pub struct FakeGuest {
 
 impl FakeGuest {
     pub fn new() -> Self {
+        Self::of(PAGES)
+    }
+
+    pub fn of(pages: u64) -> Self {
         let dirty = [Dirty::default(), Dirty::default()];
         let named = |(name, dirty): (&str, &Dirty)| NamedSource {
             name: name.to_owned(),
             source: Box::new(Source(dirty.clone())) as Box<dyn DirtySource>,
         };
-        let memory = memory();
-        for page in 0..PAGES {
+        let memory = memory(pages);
+        for page in 0..pages {
             memory.write(page * PAGE_SIZE, &page.to_le_bytes()).unwrap();
         }
         Self {
@@ -108,16 +113,34 @@ impl Guest for FakeGuest {
     fn save(&mut self) -> Result<Vec<DeviceRecord>, GuestError> {
         Ok(vec![DeviceRecord {
             id: 7,
-            state: b"state".to_vec(),
+            options: vec![("name".to_owned(), "seven".to_owned())],
+            context: Context::of(SectionKind::Registers, b"state".to_vec()),
         }])
     }
 }
 
-#[derive(Default)]
 pub struct FakeArrival {
+    pages: u64,
     pub memory: Vec<DmaMemory>,
     pub records: Vec<DeviceRecord>,
     pub runs: bool,
+}
+
+impl FakeArrival {
+    pub fn of(pages: u64) -> Self {
+        Self {
+            pages,
+            memory: Vec::new(),
+            records: Vec::new(),
+            runs: false,
+        }
+    }
+}
+
+impl Default for FakeArrival {
+    fn default() -> Self {
+        Self::of(PAGES)
+    }
 }
 
 impl Incoming for FakeArrival {
@@ -125,7 +148,7 @@ impl Incoming for FakeArrival {
         if description != b"a guest" {
             return Err(GuestError("unknown guest".to_owned()));
         }
-        self.memory = vec![memory()];
+        self.memory = vec![memory(self.pages)];
         Ok(())
     }
     fn memory(&self) -> Vec<DmaMemory> {

@@ -1,5 +1,12 @@
 //! The migration crate from outside: its two ends against each other, and against strangers.
 
+mod bytes;
 mod common;
+mod cut;
+mod damage;
+mod fixtures;
 mod precopy;
 mod reader;
+mod records;
+mod rules;
+mod writes;

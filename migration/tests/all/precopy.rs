@@ -6,8 +6,7 @@ use migration::observe::Observer;
 use migration::policy::Policy;
 use migration::precopy::{Options, migrate};
 use migration::receive::receive;
-use migration::stream::simple::Simple;
-use migration::stream::{Answer, DestinationStream, Order};
+use migration::stream::{Answer, DestinationStream, Order, SectionKind, live};
 use migration::{Guest, MigrationError};
 use std::collections::BTreeSet;
 use std::io;
@@ -60,8 +59,8 @@ impl<S: DestinationStream> DestinationStream for Cut<S> {
         self.count()?;
         self.0.bytes_into(m, r)
     }
-    fn offset(&self) -> u64 {
-        self.0.offset()
+    fn fault(&self, expected: String, got: String) -> MigrationError {
+        self.0.fault(expected, got)
     }
     fn answer(&mut self, answer: Answer<'_>) -> Result<(), MigrationError> {
         self.count()?;
@@ -75,7 +74,7 @@ fn destination(
 ) -> std::thread::JoinHandle<(FakeArrival, Result<(), MigrationError>)> {
     std::thread::spawn(move || {
         let mut arrival = FakeArrival::default();
-        let mut stream = Cut(Simple::destination(socket), calls);
+        let mut stream = Cut(live::Destination::new(socket), calls);
         let done = receive(&mut stream, &mut arrival).map(drop);
         (arrival, done)
     })
@@ -106,13 +105,17 @@ fn what_the_sources_report_is_sent_and_nothing_else() {
             dirty[source].0.lock().unwrap().insert(page + FIRST);
         }
     });
-    let mut stream = Simple::source(here);
+    let mut stream = live::Source::new(here);
     let report = migrate(&mut guest, &mut stream, &options(&cancel), &mut busy).unwrap();
     let (arrival, done) = far.join().unwrap();
     done.unwrap();
     assert!(arrival.runs && !guest.runs);
     assert_eq!(contents(&arrival.memory[0]), contents(&guest.memory));
-    assert_eq!(arrival.records[0].state, b"state");
+    let record = &arrival.records[0];
+    assert_eq!(record.id, 7);
+    assert_eq!(record.options, [("name".to_owned(), "seven".to_owned())]);
+    let state = record.context.section(SectionKind::Registers);
+    assert_eq!(state, Some(b"state".as_slice()));
     let sent: Vec<(u64, u64)> = report
         .rounds
         .iter()
@@ -148,7 +151,7 @@ fn wherever_the_destination_vanishes_exactly_one_side_has_the_guest() {
             }
         });
         let before = contents(&guest.memory);
-        let mut stream = Simple::source(here);
+        let mut stream = live::Source::new(here);
         let done = migrate(&mut guest, &mut stream, &options(&cancel), &mut busy);
         drop(stream);
         let (arrival, _) = far.join().unwrap();
@@ -217,7 +220,7 @@ fn a_judge_and_a_cancellation_keep_the_guest_at_home() {
         guest.report_only(1, 4);
         let (here, there) = UnixStream::pair().unwrap();
         let far = destination(there, u32::MAX);
-        let mut stream = Simple::source(here);
+        let mut stream = live::Source::new(here);
         let failure = migrate(&mut guest, &mut stream, &options(&cancel), observer).unwrap_err();
         match number {
             0 => assert!(

@@ -1,126 +1,216 @@
-//! The reader against streams that no source of ours would send. The bytes are typed here again.
+//! The destination against streams that no source of ours would send.
 
+use crate::bytes::{blob, context, head, image, libxl_header, names, opened, pages, record};
 use crate::common::{BASE, FakeArrival};
 use migration::MigrationError;
 use migration::receive::receive;
-use migration::stream::simple::Simple;
+use migration::stream::{StreamError, live};
 use proptest::prelude::*;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-fn record(kind: u32, arg: u32, body: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend(kind.to_le_bytes());
-    bytes.extend(arg.to_le_bytes());
-    bytes.extend(u64::try_from(body.len()).unwrap().to_le_bytes());
-    bytes.extend(body);
-    bytes
-}
+const FIRST: u64 = BASE / 4096;
 
-fn pages(numbers: &[u64]) -> Vec<u8> {
-    let mut body: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
-    body.resize(body.len() + 4096 * numbers.len(), 0x5a);
-    record(3, u32::try_from(numbers.len()).unwrap(), &body)
-}
-
-fn prologue() -> Vec<u8> {
-    let mut bytes = b"TIDEMARK".to_vec();
-    bytes.extend([1, 0, 0, 0, 0, 0, 0, 0]);
-    bytes
-}
-
-fn opened() -> Vec<u8> {
-    let mut bytes = prologue();
-    bytes.extend(record(1, 0, b"a guest"));
-    bytes
-}
-
-fn feed(bytes: Vec<u8>) -> (FakeArrival, MigrationError) {
+/// What became of the stream, and what the source was told at last.
+fn feed(bytes: Vec<u8>) -> (FakeArrival, MigrationError, Vec<u8>) {
     let (mut here, there) = UnixStream::pair().unwrap();
     let writer = std::thread::spawn(move || {
         // The reader may hang up first: that is what most of these streams deserve.
         let _ = here.write_all(&bytes);
         let _ = here.shutdown(std::net::Shutdown::Write);
-        here
+        let mut answers = Vec::new();
+        let _ = here.read_to_end(&mut answers);
+        answers
     });
     let mut arrival = FakeArrival::default();
-    let done = receive(&mut Simple::destination(there), &mut arrival);
-    drop(writer.join().unwrap());
+    let done = receive(&mut live::Destination::new(there), &mut arrival);
+    let answers = writer.join().unwrap();
     let error = done.expect_err("no stream here is whole");
-    (arrival, error)
+    (arrival, error, answers)
 }
 
-fn malformed(tail: &[u8], says: &str, at: u64) {
-    let mut bytes = opened();
-    bytes.extend(tail);
-    let (arrival, error) = feed(bytes);
+fn refused(start: &[u8], tail: &[u8], at: usize, says: &str) {
+    let (arrival, error, answers) = feed([start, tail].concat());
     assert!(!arrival.runs);
-    let MigrationError::Malformed { offset, .. } = error else {
-        panic!("{error}");
+    let text = error.to_string();
+    let MigrationError::Stream(StreamError::Malformed(fault)) = error else {
+        panic!("expected '{says}', got: {text}");
     };
-    assert!(error.to_string().contains(says), "{error}");
-    // Prologue 16, head 16, "a guest" 7.
-    assert_eq!(offset, 39 + at, "{error}");
+    assert!(text.contains(says), "expected '{says}', got: {text}");
+    assert_eq!(
+        fault.offset,
+        u64::try_from(start.len() + at).unwrap(),
+        "{text}"
+    );
+    let told = answers
+        .windows(says.len())
+        .any(|part| part == says.as_bytes());
+    assert!(told, "the source was not told of: {text}");
 }
 
 #[test]
-fn every_rule_of_the_format_is_kept() {
-    let first = BASE / 4096;
-    malformed(&record(99, 0, b""), "a known record", 16);
-    malformed(&record(6, 1, b""), "a known record", 16);
-    malformed(&record(6, 0, b"x"), "0 to 0 bytes", 16);
-    malformed(&record(3, 0, b""), "a known record", 16);
-    malformed(&record(3, 1025, b""), "a known record", 16);
-    malformed(&record(3, 1, &[0; 100]), "4104", 16);
-    malformed(&pages(&[first + 1, first]), "ascending", 32);
-    malformed(&pages(&[first, first]), "ascending", 32);
-    malformed(&pages(&[0]), "a page of the guest's memory", 24);
-    malformed(&pages(&[first + 64]), "a page of the guest's memory", 24);
-    malformed(&pages(&[u64::MAX]), "a page of the guest's memory", 24);
-    malformed(&record(1, 0, b"a guest"), "got the guest's description", 23);
-    malformed(&record(7, 0, b""), "got go", 16);
-    // A length that nobody can hold is refused before anything is allocated.
-    let mut huge = record(5, 1, b"");
-    huge[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
-    malformed(&huge, "a body of", 16);
+fn what_a_guest_cannot_take_is_refused() {
+    let start = opened(3);
+    let outside = "expected a page of the guest's memory";
+    refused(&start, &pages(&[0]), 0, outside);
+    refused(&start, &pages(&[FIRST + 64]), 0, outside);
+    refused(&start, &pages(&[(1 << 52) - 1]), 0, outside);
+    refused(
+        &start,
+        &pages(&[FIRST, 1 << 60]),
+        0,
+        "expected pages of type 0, got page 0x0",
+    );
+    refused(&start, &pages(&[FIRST, 0xf << 60]), 0, "which is Absent");
+    refused(&start, &record(9, b"x"), 0, "a record for a hypervisor");
+    refused(&start, &record(13, b""), 0, "a record for a hypervisor");
+    refused(&start, &record(14, b""), 0, "as of a checkpointed pair");
+    refused(
+        &libxl_header(),
+        &[record(1, b""), image(3)].concat(),
+        8,
+        "the guest's description first",
+    );
+    refused(
+        &libxl_header(),
+        &names(1, b"guest\0a guest\0"),
+        0,
+        "the option 'guest' of emulator 0",
+    );
+    refused(
+        &libxl_header(),
+        &names(0, b"ghost\0a guest\0"),
+        0,
+        "the option 'guest' of emulator 0",
+    );
+    refused(&libxl_header(), &names(0, b""), 0, "one option");
+    let long = [b"guest\0".as_slice(), &vec![b'x'; (64 << 10) + 1], b"\0"].concat();
+    refused(&libxl_header(), &names(0, &long), 0, "at most 65536 bytes");
 }
 
 #[test]
-fn the_prologue_is_checked() {
-    for (at, says) in [(0, "magic"), (8, "version"), (12, "version")] {
-        let mut bytes = opened();
-        bytes[at] ^= 0x40;
-        let (_, error) = feed(bytes);
-        assert!(error.to_string().contains(says), "{error}");
-    }
+fn blobs_of_others_are_refused() {
+    let start = [opened(3), record(0, b"")].concat();
+    // The blob follows the record's head and the emulator's id and index.
+    refused(&start, &context(1, b"QEMU's own state"), 16, "the magic");
+    refused(&start, &context(1, b"short"), 16, "a field of 8 bytes");
+    let mut newer = blob(2, b"state");
+    newer[8] = 2;
+    refused(&start, &context(1, &newer), 24, "version 1, got version 2");
+    refused(
+        &start,
+        &context(1, &blob(9, b"state")),
+        32,
+        "section kind 0x9",
+    );
+    refused(
+        &start,
+        &context(1, &blob(0, b"state")),
+        32,
+        "a section kind above 0",
+    );
+    let mut twice = blob(2, b"state");
+    twice[12] = 2;
+    twice.extend(record(2, b"state"));
+    refused(
+        &start,
+        &context(1, &twice),
+        48,
+        "a section kind above 2, got 2",
+    );
+    let mut longer = blob(2, b"state");
+    longer[20] = 200;
+    refused(&start, &context(1, &longer), 40, "200 bytes, got 8 bytes");
+    let mut padded = blob(2, b"state");
+    *padded.last_mut().unwrap() = 1;
+    refused(&start, &context(1, &padded), 45, "zero bytes of padding");
+    let more = [blob(2, b"state"), vec![0; 8]].concat();
+    refused(&start, &context(1, &more), 48, "8 more bytes");
+    refused(
+        &start,
+        &[names(1, b"name\0x\0"), context(2, &blob(2, b"state"))].concat(),
+        24,
+        "the state of device 1, whose names came",
+    );
+    refused(
+        &start,
+        &[names(1, b"name\0x\0"), record(0, b"")].concat(),
+        24,
+        "the state of device 1, whose names came",
+    );
+    let of_another = record(
+        3,
+        &[[1, 0, 0, 0, 1, 0, 0, 0].as_slice(), &blob(2, b"x")].concat(),
+    );
+    refused(&start, &of_another, 0, "an emulator with id 2");
 }
 
 #[test]
 fn an_incomplete_guest_is_not_run() {
-    let mut bytes = opened();
-    bytes.extend(pages(&[BASE / 4096]));
-    bytes.extend(record(4, 1, b""));
-    bytes.extend(record(6, 0, b""));
-    bytes.extend(record(7, 0, b""));
-    let (arrival, error) = feed(bytes);
+    let go = head(0x5444_0002, 0);
+    let ends = [record(0, b""), record(0, b""), go].concat();
+    let (arrival, error, _) = feed([opened(3), pages(&[FIRST]), ends].concat());
     assert!(!arrival.runs);
     assert!(error.to_string().contains("1 of 64 pages"), "{error}");
 }
 
 #[test]
-fn a_stream_that_ends_anywhere_says_where() {
-    let mut bytes = opened();
-    bytes.extend(pages(&[BASE / 4096, BASE / 4096 + 1]));
-    bytes.extend(record(5, 1, b"state"));
-    for end in (0..bytes.len()).filter(|end| *end < 90 || end % 997 == 0) {
-        let (arrival, error) = feed(bytes[..end].to_vec());
+fn only_the_hand_over_follows_the_end() {
+    let all: Vec<u64> = (FIRST..FIRST + 64).collect();
+    let whole = [opened(2), pages(&all), record(0, b""), record(0, b"")].concat();
+    for (tail, says) in [
+        (head(0x5444_0003, 0), "aborted"),
+        (record(0, b""), "expected GO or ABORT"),
+        (head(0x5444_0001, 8), "expected GO or ABORT"),
+        (vec![0x5a; 8], "expected GO or ABORT"),
+        (
+            vec![0x02],
+            "the source vanished while waiting for the hand-over",
+        ),
+    ] {
+        let (arrival, error, _) = feed([whole.clone(), tail].concat());
         assert!(!arrival.runs);
-        let vanished = matches!(error, MigrationError::PeerVanished { .. });
-        assert!(
-            vanished && error.to_string().contains("at byte"),
-            "{end}: {error}"
-        );
+        assert!(error.to_string().contains(says), "{error}");
     }
+}
+
+#[test]
+fn a_source_may_give_up_between_records_only() {
+    let abort = head(0x5444_0003, 0);
+    let (arrival, error, _) = feed([opened(3), abort.clone()].concat());
+    assert!(
+        !arrival.runs && matches!(error, MigrationError::Aborted),
+        "{error}"
+    );
+    let inside = [opened(3), pages(&[FIRST])[..100].to_vec(), abort].concat();
+    let (_, error, _) = feed(inside);
+    let text = error.to_string();
+    assert!(
+        matches!(error, MigrationError::PeerVanished { .. }),
+        "{text}"
+    );
+    assert!(text.contains("PAGE_DATA"), "{text}");
+}
+
+/// A plain copy is for measuring, before the first page and of all memory.
+#[test]
+fn plain_bytes_have_their_place() {
+    let plain = |len: u64| [head(0x5444_0001, 8), len.to_le_bytes().to_vec()].concat();
+    let described = [libxl_header(), names(0, b"guest\0a guest\0")].concat();
+    refused(
+        &described,
+        &plain(5),
+        0,
+        "a plain copy of 262144 bytes, got 5 bytes",
+    );
+    let begun = [opened(3), pages(&[FIRST])].concat();
+    refused(&begun, &plain(262_144), 0, "got a plain copy");
+    refused(
+        &libxl_header(),
+        &plain(262_144),
+        0,
+        "the guest's description, got a plain copy",
+    );
 }
 
 proptest! {
@@ -131,15 +221,15 @@ proptest! {
         noise in proptest::collection::vec(any::<u8>(), 0..200),
         flips in proptest::collection::vec((0_usize..8400, 0_u8..8), 0..4),
     ) {
-        let mut bytes = opened();
-        bytes.extend(pages(&[BASE / 4096, BASE / 4096 + 1]));
+        let mut bytes = opened(3);
+        bytes.extend(pages(&[FIRST, FIRST + 1]));
         bytes.extend(noise);
         for (at, bit) in flips {
             if let Some(byte) = bytes.get_mut(at) {
                 *byte ^= 1 << bit;
             }
         }
-        let (arrival, _) = feed(bytes);
+        let (arrival, _, _) = feed(bytes);
         prop_assert!(!arrival.runs);
     }
 }

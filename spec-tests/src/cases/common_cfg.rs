@@ -1,10 +1,22 @@
 //! The common configuration.
 
 use super::{Case, plain};
+use crate::clause;
 use crate::constants::{feature, pci, reg};
 use crate::harness::{Absent, Bench, Judged, Stop, arose, demand};
 
-const MAPPABLE: &str = "virtio-over-pci-bus-pci-specific-initialization-and-device-operation-device-initialization-msi-x-vector-configuration/D8";
+const ENABLE_RESET: &str = clause!(common "D8");
+const QUEUE_RESET_RESET: &str = clause!(common "D9");
+const QUEUE_RESET_ENABLE: &str = clause!(common "D10");
+const ABSENT: &str = clause!(common "D14");
+const POWERS: &str = clause!(common "D15");
+const COUNT: &str = clause!(msix "D2");
+const MAPS: &str = clause!(msix "D4");
+const UNMAPS: &str = clause!(msix "D5");
+const SHOWN: &str = clause!(msix "D6");
+const UNMAPPED_RESET: &str = clause!(msix "D7");
+const MAPPABLE: &str = clause!(msix "D8");
+const REFUSED: &str = clause!(msix "D9");
 
 pub(super) const CASES: &[Case] = &[
     plain(
@@ -15,21 +27,21 @@ pub(super) const CASES: &[Case] = &[
     plain("generation_follows_a_change", &["PC-4"], generation),
     plain(
         "queue_enable_is_0_after_a_reset",
-        &["PC-6"],
+        &[ENABLE_RESET],
         enable_after_reset,
     ),
     plain(
         "queue_reset_is_0_after_a_reset",
-        &["PC-6"],
+        &[QUEUE_RESET_RESET],
         queue_reset_after_reset,
     ),
     plain(
         "queue_reset_is_0_after_enable",
-        &["PC-6"],
+        &[QUEUE_RESET_ENABLE],
         queue_reset_after_enable,
     ),
-    plain("absent_queues_have_size_0", &["PC-8"], absent_queues),
-    plain("sizes_are_powers_of_two", &["PC-8"], powers_of_two),
+    plain("absent_queues_have_size_0", &[ABSENT], absent_queues),
+    plain("sizes_are_powers_of_two", &[POWERS], powers_of_two),
     plain(
         "admin_queues_come_after_the_others",
         &["PC-9"],
@@ -37,22 +49,22 @@ pub(super) const CASES: &[Case] = &[
     ),
     plain(
         "every_event_maps_to_every_vector",
-        &["PC-14", MAPPABLE],
+        &[MAPS, SHOWN, MAPPABLE, COUNT],
         vectors_map,
     ),
     plain(
         "events_are_unmapped_with_no_vector",
-        &["PC-14"],
+        &[UNMAPS],
         vectors_unmap,
     ),
     plain(
         "a_vector_that_is_absent_is_refused",
-        &["PC-14"],
+        &[REFUSED, COUNT],
         vectors_refused,
     ),
     plain(
         "events_are_unmapped_by_a_reset",
-        &["PC-14"],
+        &[UNMAPPED_RESET],
         vectors_after_reset,
     ),
 ];
@@ -118,9 +130,12 @@ fn enable_after_reset(bench: &Bench) -> Judged {
     for queue in 0..queues {
         bench.put(reg::QUEUE_SELECT, queue)?;
         let enabled = bench.get(reg::QUEUE_ENABLE)?;
-        demand("PC-6", enabled == 0, "queue_enable 0 on reset", || {
-            format!("queue {queue} reads {enabled}")
-        })?;
+        demand(
+            ENABLE_RESET,
+            enabled == 0,
+            "queue_enable 0 on reset",
+            || format!("queue {queue} reads {enabled}"),
+        )?;
     }
     Ok(String::new())
 }
@@ -133,9 +148,12 @@ fn queue_reset_after_reset(bench: &Bench) -> Judged {
     bench.to_features_ok(feature::RING_RESET)?;
     bench.put(reg::QUEUE_SELECT, 0)?;
     let value = bench.get(reg::QUEUE_RESET)?;
-    demand("PC-6", value == 0, "queue_reset 0 on reset", || {
-        value.to_string()
-    })?;
+    demand(
+        QUEUE_RESET_RESET,
+        value == 0,
+        "queue_reset 0 on reset",
+        || value.to_string(),
+    )?;
     Ok(String::new())
 }
 
@@ -143,9 +161,12 @@ fn queue_reset_after_enable(bench: &Bench) -> Judged {
     let live = bench.prepare(feature::RING_RESET)?;
     arose(live.ring.size > 0, || "no queue".to_owned())?;
     let value = bench.get(reg::QUEUE_RESET)?;
-    demand("PC-6", value == 0, "queue_reset 0 after enable", || {
-        value.to_string()
-    })?;
+    demand(
+        QUEUE_RESET_ENABLE,
+        value == 0,
+        "queue_reset 0 after enable",
+        || value.to_string(),
+    )?;
     Ok(String::new())
 }
 
@@ -157,7 +178,7 @@ fn absent_queues(bench: &Bench) -> Judged {
         bench.put(reg::QUEUE_SELECT, queue)?;
         let size = bench.get(reg::QUEUE_SIZE)?;
         demand(
-            "PC-8",
+            ABSENT,
             size == 0,
             "queue_size 0 for an absent queue",
             || format!("queue {queue} of {queues} has size {size}"),
@@ -174,7 +195,7 @@ fn powers_of_two(bench: &Bench) -> Judged {
         bench.put(reg::QUEUE_SELECT, queue)?;
         let size = bench.get(reg::QUEUE_SIZE)?;
         demand(
-            "PC-8",
+            POWERS,
             size == 0 || size.is_power_of_two(),
             "0 or a power of 2",
             || format!("queue {queue} has size {size}"),
@@ -222,7 +243,7 @@ fn vectors_map(bench: &Bench) -> Judged {
     for vector in 0..vectors {
         let shown = map(bench, vector)?;
         demand(
-            ["PC-14", MAPPABLE],
+            [MAPS, SHOWN, MAPPABLE, COUNT],
             shown == [vector; 2],
             "the vector reads back",
             || format!("queue and configuration read {shown:x?} after {vector}"),
@@ -236,7 +257,7 @@ fn vectors_unmap(bench: &Bench) -> Judged {
     let shown = map(bench, 0)?;
     arose(shown == [0; 2], || format!("vector 0 reads {shown:x?}"))?;
     let shown = map(bench, pci::NO_VECTOR)?;
-    demand("PC-14", shown == [pci::NO_VECTOR; 2], "NO_VECTOR", || {
+    demand(UNMAPS, shown == [pci::NO_VECTOR; 2], "NO_VECTOR", || {
         format!("{shown:x?}")
     })?;
     Ok(String::new())
@@ -250,7 +271,7 @@ fn vectors_refused(bench: &Bench) -> Judged {
         }
         let shown = map(bench, vector)?;
         demand(
-            "PC-14",
+            [REFUSED, COUNT],
             shown == [pci::NO_VECTOR; 2],
             "NO_VECTOR for what cannot be mapped",
             || format!("{shown:x?} after {vector:#x}, of {vectors} vectors"),
@@ -270,7 +291,7 @@ fn vectors_after_reset(bench: &Bench) -> Judged {
         bench.get(reg::CONFIG_MSIX_VECTOR)?,
     ];
     demand(
-        "PC-14",
+        UNMAPPED_RESET,
         after == [pci::NO_VECTOR; 2],
         "NO_VECTOR after a reset",
         || format!("queue and configuration read {after:x?}"),

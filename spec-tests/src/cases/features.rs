@@ -1,8 +1,9 @@
 //! Which features may be offered.
 
 use super::{Case, plain, special};
-use crate::constants::{feature, reg};
-use crate::harness::{Bench, Judged, Stop, arose, demand};
+use crate::clause;
+use crate::constants::{blk, feature, reg};
+use crate::harness::{Absent, Bench, Judged, Stop, arose, demand};
 use crate::target::Variant;
 
 pub(super) const CASES: &[Case] = &[
@@ -16,10 +17,19 @@ pub(super) const CASES: &[Case] = &[
         Variant::NoSuspend,
         suspend_not_offered,
     ),
-    plain("driver_features_read_back", &["PC-3"], read_back),
-    plain("nothing_beyond_bit_63", &["PC-3"], beyond_63),
+    plain(
+        "prerequisites_are_offered",
+        &[REQUIRED, FLUSH],
+        prerequisites,
+    ),
+    plain("driver_features_read_back", &[WRITTEN], read_back),
+    plain("nothing_beyond_bit_63", &[WINDOW], beyond_63),
 ];
 
+const WINDOW: &str = clause!(common "D3");
+const WRITTEN: &str = clause!(common "D4");
+const REQUIRED: &str = clause!(features "D1");
+const FLUSH: &str = clause!(blk_init "D1");
 const VERSION: &str = "reserved-feature-bits/D1";
 const RESERVED: &str = "feature-bits/D3";
 const SR_IOV: &str = "reserved-feature-bits/D9";
@@ -44,6 +54,40 @@ fn no_reserved_bit(bench: &Bench) -> Judged {
     } else {
         String::new()
     })
+}
+
+/// Features of disks that the standard lets nobody offer without another one.
+const PREREQUISITES: [(u64, u64); 1] = [(feature::BLK_CONFIG_WCE, feature::BLK_FLUSH)];
+
+fn prerequisites(bench: &Bench) -> Judged {
+    if bench.caps.virtio_id() != Some(blk::ID) {
+        return Err(Stop::NotApplicable(Absent::DeviceType(blk::ID)));
+    }
+    let offered = bench.offered()?;
+    let mut met = 0_u32;
+    for (needy, need) in PREREQUISITES {
+        if offered & needy == 0 {
+            continue;
+        }
+        met += 1;
+        demand(
+            [REQUIRED, FLUSH],
+            offered & need != 0,
+            "every feature with what it requires",
+            || {
+                format!(
+                    "{:?} without {:?}",
+                    feature::names(needy),
+                    feature::names(need)
+                )
+            },
+        )?;
+    }
+    if met == 0 {
+        let needy = PREREQUISITES.iter().fold(0, |all, (needy, _)| all | needy);
+        return Err(Stop::NotApplicable(Absent::Features(needy)));
+    }
+    Ok(String::new())
 }
 
 fn sr_iov(bench: &Bench) -> Judged {
@@ -96,7 +140,7 @@ fn read_back(bench: &Bench) -> Judged {
         bench.accept(features)?;
         let shown = bench.accepted()?;
         demand(
-            "PC-3",
+            WRITTEN,
             shown & offered == features & offered,
             "the valid bits that were written",
             || format!("{shown:#x} after {features:#x} was written"),
@@ -112,7 +156,7 @@ fn beyond_63(bench: &Bench) -> Judged {
     let nothing = |select: u64| -> Result<(), Stop> {
         bench.put(reg::DEVICE_FEATURE_SELECT, select)?;
         let window = bench.get(reg::DEVICE_FEATURE)?;
-        demand("PC-3", window == 0, "0 beyond bit 63", || {
+        demand(WINDOW, window == 0, "0 beyond bit 63", || {
             format!("device_feature {window:#x} with select {select:#x}")
         })
     };
@@ -121,7 +165,7 @@ fn beyond_63(bench: &Bench) -> Judged {
     }
     let again = bench.offered()?;
     demand(
-        "PC-3",
+        WINDOW,
         again == offered,
         "the same features as before",
         || format!("{again:#x}, before {offered:#x}"),

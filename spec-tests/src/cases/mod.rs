@@ -5,8 +5,10 @@ mod features;
 mod init;
 mod notify_irq;
 mod pci;
+mod pci_caps;
 mod queue_state;
 mod reset;
+mod split;
 mod status;
 mod suspend;
 mod suspend_queues;
@@ -17,17 +19,38 @@ use crate::constants::reg;
 use crate::harness::{Absent, Bench, Judged, Stop};
 use crate::target::Variant;
 
+/// What of a target a case acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// A PCI function: its registers, interrupts and life.
+    Function,
+    /// Rings, requests and features only, which a vhost-user backend has too.
+    Rings,
+}
+
 /// One thing that is done, and the clauses that it judges.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     /// Name, unique in the suite.
     pub name: &'static str,
-    /// Ids of the clauses.
+    /// Ids of the clauses, in either form.
     pub clauses: &'static [&'static str],
     /// The function that it needs.
     pub variant: Variant,
+    /// What of it.
+    pub reach: Reach,
+    /// It writes to the medium: a stranger's is spared unless that is allowed.
+    pub writes: bool,
     /// What is done, on a function that nobody has touched.
     pub run: fn(&Bench) -> Judged,
+}
+
+impl Case {
+    /// The same, for rings alone: it stands on nothing that a vhost-user backend has not.
+    const fn rings(mut self) -> Self {
+        self.reach = Reach::Rings;
+        self
+    }
 }
 
 /// A case on the plain function.
@@ -50,6 +73,8 @@ const fn special(
         name,
         clauses,
         variant,
+        reach: Reach::Function,
+        writes: false,
         run,
     }
 }
@@ -61,12 +86,14 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         reset::CASES,
         init::CASES,
         features::CASES,
+        split::CASES,
         suspend::CASES,
         suspend_queues::CASES,
         queue_state::CASES,
         tracker::CASES,
         tracker_limits::CASES,
         pci::CASES,
+        pci_caps::CASES,
         common_cfg::CASES,
         notify_irq::CASES,
     ]

@@ -1,6 +1,7 @@
 //! Saving and restoring where a queue stands.
 
 use super::{Case, at_least_queues, plain};
+use crate::clause;
 use crate::constants::{COMMON_LEN_QUEUE_STATE, cfg_type, feature, reg, ring, status};
 use crate::harness::{Absent, Bench, Judged, Live, QUIET, Stop, arose, demand};
 
@@ -91,7 +92,7 @@ fn some_requests(bench: &Bench, live: &mut Live, count: u16) -> Result<(), Stop>
 
 fn structure(bench: &Bench) -> Judged {
     offers(bench)?;
-    let cap = bench.cap(cfg_type::COMMON, "PC-12")?;
+    let cap = bench.cap(cfg_type::COMMON, clause!(caps "D1"))?;
     let length = cap.region.length;
     demand(
         "QL-1",

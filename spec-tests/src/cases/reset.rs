@@ -1,9 +1,14 @@
 //! Reset of the device and of one queue.
 
 use super::{Case, plain, special};
+use crate::clause;
 use crate::constants::{feature, reg, status};
 use crate::harness::{Bench, Judged, QUIET, Stop, arose, demand};
 use crate::target::Variant;
+
+const RESETS: &str = clause!(common "D11");
+const RESETTING: &str = clause!(common "D12");
+const RESET_DONE: &str = clause!(common "D13");
 
 pub(super) const CASES: &[Case] = &[
     plain(
@@ -55,7 +60,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     plain(
         "a_reset_queue_is_as_after_a_device_reset",
-        &["VR-2"],
+        &["VR-2", RESETS],
         reset_queue_is_default,
     ),
     plain(
@@ -70,7 +75,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     plain(
         "queue_reset_and_queue_enable_end_at_0",
-        &["PC-7"],
+        &[RESETTING, RESET_DONE],
         queue_reset_ends,
     ),
 ];
@@ -180,16 +185,8 @@ fn untouched_after_reset(bench: &Bench) -> Judged {
 }
 
 fn silent_after_reset(bench: &Bench) -> Judged {
-    bench.to_features_ok(0)?;
-    let mut live = bench.queue_zero()?;
-    let interrupt = bench.queue_vector(0, 1)?;
-    bench.enable(0, &live.ring)?;
-    bench.driver_ok()?;
+    let (mut live, interrupt) = bench.up_notified(0)?;
     let data = bench.buffer(512)?;
-    bench.exchange(&mut live, data)?;
-    arose(interrupt.wait(bench.limit), || {
-        "the vector does not fire before the reset".to_owned()
-    })?;
     bench.reset()?;
     interrupt.wait(QUIET);
     bench.request(&mut live, data)?;
@@ -231,16 +228,8 @@ fn reset_queue_rests(bench: &Bench) -> Judged {
 }
 
 fn reset_queue_is_silent(bench: &Bench) -> Judged {
-    bench.to_features_ok(feature::RING_RESET)?;
-    let mut live = bench.queue_zero()?;
-    let interrupt = bench.queue_vector(0, 1)?;
-    bench.enable(0, &live.ring)?;
-    bench.driver_ok()?;
+    let (mut live, interrupt) = bench.up_notified(feature::RING_RESET)?;
     let data = bench.buffer(512)?;
-    bench.exchange(&mut live, data)?;
-    arose(interrupt.wait(bench.limit), || {
-        "the vector does not fire before".to_owned()
-    })?;
     reset_queue(bench)?;
     interrupt.wait(QUIET);
     bench.request(&mut live, data)?;
@@ -278,7 +267,7 @@ fn reset_queue_is_default(bench: &Bench) -> Judged {
     reset_queue(bench)?;
     let after = fields(bench)?;
     demand(
-        "VR-2",
+        ["VR-2", RESETS],
         after == default,
         "every register of the queue at its default",
         || format!("size, enable, desc, driver, device, vector: {after:x?}, default {default:x?}"),
@@ -373,14 +362,14 @@ fn queue_reset_ends(bench: &Bench) -> Judged {
         Ok(last.0 == 0)
     })?;
     demand(
-        "PC-7",
+        RESET_DONE,
         ended && last.1 == 0,
         "1 while it goes on, then 0 in both",
         || format!("queue_reset {}, queue_enable {}", last.0, last.1),
     )?;
     let before = bench.snapshot()?;
     let touched = bench.wait(QUIET, || Ok(bench.snapshot()? != before))?;
-    demand("PC-7", !touched, "a completed reset is complete", || {
+    demand(RESETTING, !touched, "a completed reset is complete", || {
         "memory still changes after queue_reset read 0".to_owned()
     })?;
     let status = bench.status()?;

@@ -5,6 +5,10 @@ use crate::constants::{feature, status};
 use crate::harness::{Bench, Clauses, Judged, Live, QUIET, Stop, arose, changed_pages, demand};
 use crate::target::Variant;
 
+const STOPS: &str = "general-initialization-and-device-operation-device-suspend/D8";
+const DRAINS: &str = "general-initialization-and-device-operation-device-suspend/D9";
+const NOTIFIES: &str = "general-initialization-and-device-operation-device-suspend/D10";
+
 pub(super) const CASES: &[Case] = &[
     plain(
         "a:no_used_notification_while_suspended",
@@ -23,23 +27,23 @@ pub(super) const CASES: &[Case] = &[
     ),
     plain(
         "a:no_buffer_is_consumed_once_suspended",
-        &["SUS-17", "S23-8"],
+        &[STOPS, "S23-8"],
         stops_under_load,
     ),
     plain(
         "b:buffers_in_process_are_used_before",
-        &["SUS-17", "S23-8"],
+        &[DRAINS, "S23-8"],
         drains,
     ),
     special(
         "b:buffers_in_process_are_used_before_a_slow_suspend",
-        &["SUS-17"],
+        &[DRAINS],
         Variant::SuspendDelayed,
         drains,
     ),
     plain(
         "c:used_notifications_are_sent_before",
-        &["SUS-17"],
+        &[NOTIFIES],
         notifies_before,
     ),
     plain(
@@ -87,16 +91,7 @@ fn rests(bench: &Bench, clause: impl Clauses) -> Result<(), Stop> {
 }
 
 fn silent(bench: &Bench) -> Judged {
-    bench.to_features_ok(feature::SUSPEND)?;
-    let mut live = bench.queue_zero()?;
-    let interrupt = bench.queue_vector(0, 1)?;
-    bench.enable(0, &live.ring)?;
-    bench.driver_ok()?;
-    let data = bench.buffer(512)?;
-    bench.exchange(&mut live, data)?;
-    arose(interrupt.wait(bench.limit), || {
-        "the vector does not fire while running".to_owned()
-    })?;
+    let (mut live, interrupt) = bench.up_notified(feature::SUSPEND)?;
     bench.suspend()?;
     interrupt.wait(QUIET);
     let data = bench.buffer(512)?;
@@ -178,7 +173,7 @@ fn stops_under_load(bench: &Bench) -> Judged {
     let mut live = bench.up_suspendable()?;
     suspend_under_load(bench, &mut live)?;
     let used = live.ring.used_index()?;
-    rests(bench, ["SUS-17", "S23-8"])?;
+    rests(bench, [STOPS, "S23-8"])?;
     Ok(format!(
         "{used} of {} used when it was suspended",
         live.ring.next
@@ -209,7 +204,7 @@ fn drains(bench: &Bench) -> Judged {
         let written = bench.filled(*data)?;
         let returned = heads.contains(&(slot * 3));
         demand(
-            ["SUS-17", "S23-8"],
+            [DRAINS, "S23-8"],
             returned || !written,
             "what was begun is used",
             || format!("buffer {slot} was written and is not among {used} used ones"),
@@ -225,11 +220,7 @@ fn drains(bench: &Bench) -> Judged {
 }
 
 fn notifies_before(bench: &Bench) -> Judged {
-    bench.to_features_ok(feature::SUSPEND)?;
-    let mut live = bench.queue_zero()?;
-    let interrupt = bench.queue_vector(0, 1)?;
-    bench.enable(0, &live.ring)?;
-    bench.driver_ok()?;
+    let (mut live, interrupt) = bench.up_notified(feature::SUSPEND)?;
     // At first the suspend races with the request; later it waits for the used index, which comes
     // before the notification.
     for round in 0..8 {
@@ -248,7 +239,7 @@ fn notifies_before(bench: &Bench) -> Judged {
         let used = live.ring.used_index()?.wrapping_sub(before);
         if used > 0 {
             demand(
-                "SUS-17",
+                NOTIFIES,
                 fired,
                 "the notification of what was used, before SUSPEND",
                 || format!("{used} buffers used and no notification"),

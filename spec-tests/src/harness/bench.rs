@@ -4,11 +4,12 @@ use super::caps::{self, Caps, RawCap, Region};
 use super::memory::Span;
 use super::outcome::{Absent, Stop, arose};
 use super::ring::Ring;
+use super::trace::Trace;
 use crate::constants::{COMMON_LEN, Field, PAGE, Place, cfg_type, feature, reg, status};
 use crate::target::Subject;
 use driver::bus::{Bus, Interrupt};
 use driver::memory::DmaMemory;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,12 +17,13 @@ use std::time::{Duration, Instant};
 pub const LIMIT: Duration = Duration::from_secs(10);
 /// How long a device is watched for something that it must not do.
 pub const QUIET: Duration = Duration::from_millis(25);
+/// How long a wait polls without sleeping, and how long it sleeps between polls after that.
+const SPIN: Duration = Duration::from_micros(300);
+const NAP: Duration = Duration::from_micros(200);
 /// Bytes of a case's memory.
 const MEMORY: u64 = 2 << 20;
 /// Entries of the queues that cases make, unless the device takes fewer.
 const QUEUE_SIZE: u64 = 64;
-/// The last steps that a report shows.
-const STEPS_SHOWN: usize = 40;
 
 /// A function under judgement, and everything that was done to it.
 pub struct Bench {
@@ -32,7 +34,8 @@ pub struct Bench {
     common: Region,
     memory: DmaMemory,
     taken: Cell<u64>,
-    steps: RefCell<Vec<String>>,
+    trace: Trace,
+    random: Cell<u64>,
     change_config: Option<Box<dyn Fn()>>,
     /// How long it may take for anything that it must do.
     pub limit: Duration,
@@ -52,7 +55,7 @@ impl Bench {
     ///
     /// # Errors
     /// The bus's, or a failure if there is no common configuration.
-    pub fn new(subject: Subject) -> Result<Self, Stop> {
+    pub fn new(subject: Subject, trace: Trace, seed: u64) -> Result<Self, Stop> {
         const CLAUSE: &str =
             "virtio-over-pci-bus-pci-device-layout-common-configuration-structure-layout/D2";
         let Subject {
@@ -72,7 +75,8 @@ impl Bench {
             common,
             memory,
             taken: Cell::new(0),
-            steps: RefCell::default(),
+            trace,
+            random: Cell::new(seed),
             change_config,
             limit,
         })
@@ -82,23 +86,16 @@ impl Bench {
 
     /// Records a step for the report.
     pub fn step(&self, text: impl Into<String>) {
-        self.steps.borrow_mut().push(text.into());
+        self.trace.step(text.into());
     }
 
-    /// The last steps, one a line.
-    pub fn steps(&self) -> String {
-        let steps = self.steps.borrow();
-        let skipped = steps.len().saturating_sub(STEPS_SHOWN);
-        let mut text = String::new();
-        if skipped > 0 {
-            text = format!("    ({skipped} earlier steps)\n");
-        }
-        for step in steps.iter().skip(skipped) {
-            text.push_str("    ");
-            text.push_str(step);
-            text.push('\n');
-        }
-        text
+    /// The next random number below `end`, from the run's seed (SplitMix64).
+    pub fn random(&self, end: u64) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end.max(1)
     }
 
     // Registers.
@@ -522,7 +519,12 @@ impl Bench {
             if start.elapsed() >= limit {
                 return Ok(false);
             }
-            std::thread::yield_now();
+            // What answers does so at once; what does not is not to be waited for at full speed.
+            if start.elapsed() < SPIN {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(NAP);
+            }
         }
     }
 }

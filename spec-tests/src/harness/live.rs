@@ -5,7 +5,9 @@ use super::memory::{Span, changed_pages, pages_of};
 use super::outcome::{Stop, arose};
 use super::ring::{Ring, Segment};
 use crate::constants::{PAGE, blk, feature, rng};
+use driver::bus::Interrupt;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Requests at once: each has three descriptors.
 const DESCRIPTORS: u16 = 3;
@@ -44,6 +46,25 @@ impl Bench {
         let live = self.prepare(need)?;
         self.driver_ok()?;
         Ok(live)
+    }
+
+    /// As [`Bench::up`], with queue 0 mapped to vector 1 and the way to hear it; one request has
+    /// gone through and was heard of, so that silence means something from now on.
+    ///
+    /// # Errors
+    /// Those of the steps; inconclusive if the request or its notification does not come.
+    pub fn up_notified(&self, need: u64) -> Result<(Live, Arc<dyn Interrupt>), Stop> {
+        self.to_features_ok(need)?;
+        let mut live = self.queue_zero()?;
+        let interrupt = self.queue_vector(0, 1)?;
+        self.enable(0, &live.ring)?;
+        self.driver_ok()?;
+        let data = self.buffer(512)?;
+        self.exchange(&mut live, data)?;
+        arose(interrupt.wait(self.limit), || {
+            "the vector does not fire for the first request".to_owned()
+        })?;
+        Ok((live, interrupt))
     }
 
     /// As [`Bench::up`], with SUSPEND.
@@ -115,15 +136,25 @@ impl Bench {
             "post a request that fills {:#x}+{:#x}",
             data.iova, data.len
         ));
+        let head = live.ring.next % live.capacity() * DESCRIPTORS;
+        let parts = self.parts(live, data)?;
+        live.ring.stage(head, &parts)
+    }
+
+    /// The parts of the next request, which makes the device write all of `data`: for a disk the
+    /// header, the data and the status, each in one piece.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn parts(&self, live: &Live, data: Span) -> Result<Vec<Segment>, Stop> {
         let slot = live.ring.next % live.capacity();
         let segment = Segment {
             iova: data.iova,
             len: u32::try_from(data.len).unwrap_or(0),
             writable: true,
         };
-        let head = slot * DESCRIPTORS;
         if live.device == rng::ID {
-            return live.ring.stage(head, &[segment]);
+            return Ok(vec![segment]);
         }
         let header = live
             .headers
@@ -143,7 +174,7 @@ impl Bench {
             len: 1,
             writable: true,
         };
-        live.ring.stage(head, &[header, segment, status])
+        Ok(vec![header, segment, status])
     }
 
     /// Posts a request, notifies if told to, and watches a device that must not touch it. Returns

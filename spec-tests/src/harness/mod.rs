@@ -6,12 +6,14 @@ mod live;
 mod memory;
 mod outcome;
 mod ring;
+mod trace;
 mod tracker;
 
 pub use bench::{Bench, LIMIT, QUIET};
 pub use caps::{Caps, Msix, RawCap, Region};
 pub use live::Live;
 pub use memory::{Span, changed_pages, pages_of};
-pub use outcome::{Absent, Clauses, Failure, Judged, Stop, arose, demand};
+pub use outcome::{Absent, Clauses, Failure, Judged, Stop, arose, demand, kept};
 pub use ring::{Ring, Segment};
+pub use trace::Trace;
 pub use tracker::Bitmap;

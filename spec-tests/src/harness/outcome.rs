@@ -1,7 +1,21 @@
 //! How a case ends.
 
+use crate::constants::feature;
 use driver::bus::BusError;
 use driver::memory::MemoryError;
+use std::cell::RefCell;
+use std::fmt;
+
+thread_local! {
+    /// What the case that this thread carries out has found as it should be. A case has a thread
+    /// of its own (`run::Attempt`).
+    static KEPT: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What was found as clauses want it since the last call, for the report of a pass.
+pub fn kept() -> Vec<String> {
+    KEPT.take()
+}
 
 /// Something that a target may not have, without which a clause says nothing about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +34,35 @@ pub enum Absent {
     WritableConfig,
     /// No MSI-X capability.
     Msix,
+    /// There is no PCI function, but rings only.
+    Function,
+    /// Its medium may not be written.
+    Permission,
+    /// Its requests have no part that the device reads.
+    Header,
+    /// It is a device of another type than this virtio device id.
+    DeviceType(u16),
+    /// No virtio capability of this type.
+    Capability(u8),
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Features(bits) => write!(f, "feature {}", feature::names(*bits).join(" and ")),
+            Self::Tracker => f.write_str("dirty pages tracker"),
+            Self::Variant(variant) => write!(f, "way to be made {variant:?}"),
+            Self::ConfigChange => f.write_str("way to be made to change its configuration"),
+            Self::Queues(count) => write!(f, "{count} queues"),
+            Self::WritableConfig => f.write_str("device configuration that a driver may write"),
+            Self::Msix => f.write_str("MSI-X"),
+            Self::Function => f.write_str("PCI function: it is rings only"),
+            Self::Header => f.write_str("requests with a header"),
+            Self::DeviceType(id) => write!(f, "device of virtio type {id}"),
+            Self::Capability(kind) => write!(f, "virtio capability with cfg_type {kind}"),
+            Self::Permission => f.write_str("permission to be written to (--allow-write)"),
+        }
+    }
 }
 
 /// A clause that was broken.
@@ -40,6 +83,8 @@ pub enum Stop {
     Fail(Failure),
     /// The situation that the clause speaks of did not arise. Counts as a failure.
     Inconclusive(String),
+    /// The target died or hung. Counts as a failure of every clause of the case.
+    Lost(String),
     /// The target lacks something. Counts as a failure if the target's profile claims it.
     NotApplicable(Absent),
 }
@@ -49,6 +94,9 @@ pub type Judged = Result<String, Stop>;
 
 impl From<BusError> for Stop {
     fn from(error: BusError) -> Self {
+        if matches!(error, BusError::Unreachable { .. }) {
+            return Self::Lost(error.to_string());
+        }
         Self::Fail(Failure {
             clauses: Vec::new(),
             saw: error.to_string(),
@@ -98,6 +146,11 @@ pub fn demand(
     saw: impl FnOnce() -> String,
 ) -> Result<(), Stop> {
     if kept {
+        KEPT.with_borrow_mut(|all| {
+            if all.last().is_none_or(|last| last != wants) {
+                all.push(wants.to_owned());
+            }
+        });
         return Ok(());
     }
     Err(Stop::Fail(Failure {

@@ -2,7 +2,7 @@
 
 use super::memory::Span;
 use super::outcome::Stop;
-use crate::constants::ring::{DESC, NEXT, USED, WRITE};
+use crate::constants::ring::{DESC, INDIRECT, NEXT, USED, WRITE};
 use driver::memory::DmaMemory;
 use std::sync::atomic::Ordering;
 
@@ -15,6 +15,16 @@ pub struct Segment {
     pub len: u32,
     /// The device writes it, else it reads it.
     pub writable: bool,
+}
+
+/// A descriptor as it stands in memory.
+fn entry(segment: Segment, flags: u16, next: u16) -> [u8; 16] {
+    let mut entry = [0; 16];
+    entry[..8].copy_from_slice(&segment.iova.to_le_bytes());
+    entry[8..12].copy_from_slice(&segment.len.to_le_bytes());
+    entry[12..14].copy_from_slice(&flags.to_le_bytes());
+    entry[14..].copy_from_slice(&next.to_le_bytes());
+    entry
 }
 
 /// The three areas, each on pages of its own.
@@ -109,11 +119,7 @@ impl Ring {
         flags: u16,
         next: u16,
     ) -> Result<(), Stop> {
-        let mut entry = [0; 16];
-        entry[..8].copy_from_slice(&segment.iova.to_le_bytes());
-        entry[8..12].copy_from_slice(&segment.len.to_le_bytes());
-        entry[12..14].copy_from_slice(&flags.to_le_bytes());
-        entry[14..].copy_from_slice(&next.to_le_bytes());
+        let entry = entry(segment, flags, next);
         self.memory
             .write(self.desc.offset + DESC * u64::from(index), &entry)?;
         Ok(())
@@ -132,10 +138,58 @@ impl Ring {
             }
             self.descriptor(index, *segment, flags, index.wrapping_add(1))?;
         }
+        self.expose(head)
+    }
+
+    /// Writes the head of a chain that stands in the table already into the available ring;
+    /// [`Ring::publish`] tells the device.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn expose(&mut self, head: u16) -> Result<(), Stop> {
         let slot = u64::from(self.next % self.size);
         let at = self.avail.offset + 4 + 2 * slot;
         self.memory.store_u16(at, head, Ordering::Relaxed)?;
         self.next = self.next.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Writes an indirect table of these segments, chained in their order, into `table`, and the
+    /// descriptor `index` that refers to it, with `flags` besides INDIRECT.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn indirect(
+        &self,
+        index: u16,
+        table: Span,
+        chain: &[Segment],
+        flags: u16,
+    ) -> Result<(), Stop> {
+        for (place, segment) in (0_u16..).zip(chain) {
+            let mut flags = if segment.writable { WRITE } else { 0 };
+            if usize::from(place) + 1 < chain.len() {
+                flags |= NEXT;
+            }
+            let entry = entry(*segment, flags, place + 1);
+            self.memory
+                .write(table.offset + DESC * u64::from(place), &entry)?;
+        }
+        let whole = Segment {
+            iova: table.iova,
+            len: u32::try_from(DESC).unwrap_or(0) * u32::try_from(chain.len()).unwrap_or(0),
+            writable: false,
+        };
+        self.descriptor(index, whole, flags | INDIRECT, 0)
+    }
+
+    /// Stores `used_event`, at the end of the available ring.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn set_used_event(&self, index: u16) -> Result<(), Stop> {
+        let at = self.avail.offset + 4 + 2 * u64::from(self.size);
+        self.memory.store_u16(at, index, Ordering::SeqCst)?;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Our own function, in this process.
 
 use super::{DMA_PASID, Subject, Target, Variant};
-use crate::constants::{blk, feature};
+use crate::constants::{blk, feature, rng};
 use crate::harness::{Absent, LIMIT, Stop};
 use device::blk::{BlkDevice, BlkOptions};
 use device::dma::Dma;
@@ -45,23 +45,50 @@ pub enum Medium {
 pub struct Emulated {
     /// What kind of device.
     pub medium: Medium,
-    /// The device marks nothing: a suite that passes it is worth nothing.
-    pub forgets_marks: bool,
+    /// Where it can be broken.
+    pub seams: Seams,
     /// How long cases wait for it.
     pub limit: Duration,
+}
+
+/// Where a mutant may change the function from inside; the sound one changes nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Seams {
+    /// Changes how the function is made.
+    pub config: fn(&mut FunctionConfig),
+    /// Stands between the function and its device type.
+    pub device: fn(Arc<dyn VirtioDevice>) -> Arc<dyn VirtioDevice>,
+}
+
+impl Default for Seams {
+    fn default() -> Self {
+        Self {
+            config: |_| (),
+            device: |device| device,
+        }
+    }
 }
 
 impl Default for Emulated {
     fn default() -> Self {
         Self {
             medium: Medium::default(),
-            forgets_marks: false,
+            seams: Seams::default(),
             limit: LIMIT,
         }
     }
 }
 
 impl Target for Emulated {
+    fn name(&self) -> String {
+        match self.medium {
+            Medium::Block => "emulated".to_owned(),
+            Medium::Entropy => "emulated entropy".to_owned(),
+        }
+    }
+    fn limit(&self) -> Duration {
+        self.limit
+    }
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
         let mut config = FunctionConfig {
             dma_pasid: DMA_PASID,
@@ -92,13 +119,14 @@ impl Target for Emulated {
         {
             config.features.remove(bit);
         }
-        if self.forgets_marks {
-            config.marking = Marking::Off;
-        }
+        (self.seams.config)(&mut config);
         match self.medium {
             Medium::Block => {
                 let disk = Changing::new().map_err(unreachable)?;
-                let function = PciFunction::new(config, Arc::clone(&disk) as Arc<dyn VirtioDevice>);
+                let function = PciFunction::new(
+                    config,
+                    (self.seams.device)(Arc::clone(&disk) as Arc<dyn VirtioDevice>),
+                );
                 let teller = Arc::clone(&function);
                 Ok(Subject {
                     bus: Low::plug(EmulatedBus::new(function)),
@@ -110,7 +138,7 @@ impl Target for Emulated {
                 })
             }
             Medium::Entropy => {
-                let function = PciFunction::new(config, RngDevice::seeded(1));
+                let function = PciFunction::new(config, (self.seams.device)(RngDevice::seeded(1)));
                 Ok(Subject {
                     bus: Low::plug(EmulatedBus::new(function)),
                     change_config: None,
@@ -121,14 +149,22 @@ impl Target for Emulated {
     }
 
     fn claims(&self, what: Absent) -> bool {
-        let absent =
-            feature::RING_PACKED | feature::ADMIN_VQ | feature::ACCESS_PLATFORM | feature::SR_IOV;
+        let absent = feature::RING_PACKED
+            | feature::ADMIN_VQ
+            | feature::ACCESS_PLATFORM
+            | feature::SR_IOV
+            | feature::IN_ORDER;
         match what {
             Absent::Features(bits) => bits & absent == 0,
             Absent::Tracker | Absent::Variant(_) | Absent::Msix => true,
             Absent::ConfigChange | Absent::Queues(_) | Absent::WritableConfig => {
                 self.medium == Medium::Block
             }
+            Absent::DeviceType(id) => match self.medium {
+                Medium::Block => id == blk::ID,
+                Medium::Entropy => id == rng::ID,
+            },
+            Absent::Function | Absent::Permission | Absent::Header | Absent::Capability(_) => false,
         }
     }
 }

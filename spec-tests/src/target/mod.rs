@@ -1,10 +1,14 @@
 //! What is judged, and how a case gets a fresh one.
 
 mod emulated;
+mod remote;
+mod vhost_user;
 
-pub use emulated::{Emulated, Medium};
+pub use emulated::{Emulated, Medium, Seams};
+pub use remote::{Address, Remote};
 
-use crate::harness::{Absent, Stop};
+use crate::cases::Reach;
+use crate::harness::{Absent, LIMIT, Stop};
 use driver::bus::Bus;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -60,6 +64,8 @@ impl Debug for Subject {
 
 /// Something that can be judged.
 pub trait Target: Send + Sync + Debug {
+    /// What it is called in reports.
+    fn name(&self) -> String;
     /// Makes a function.
     ///
     /// # Errors
@@ -67,4 +73,23 @@ pub trait Target: Send + Sync + Debug {
     fn fresh(&self, want: Variant) -> Result<Subject, Stop>;
     /// Whether the target is said to have this. If it lacks it nevertheless, that is a failure.
     fn claims(&self, what: Absent) -> bool;
+    /// How long it may take for anything that it must do.
+    fn limit(&self) -> Duration {
+        LIMIT
+    }
+    /// What of it can be reached.
+    fn reach(&self) -> Reach {
+        Reach::Function
+    }
+    /// Whether its medium may be written.
+    fn may_write(&self) -> bool {
+        true
+    }
+    /// Makes it usable again after it died or hung.
+    ///
+    /// # Errors
+    /// Why that cannot be done.
+    fn revive(&self) -> Result<(), String> {
+        Ok(())
+    }
 }

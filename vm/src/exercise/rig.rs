@@ -3,7 +3,7 @@
 use crate::error::VmError;
 use driver::blk::{BlkQueue, Completion, Outcome, read_config};
 use driver::bus::{Bus, Interrupt};
-use driver::queue::{Buffer, SplitQueue};
+use driver::queue::{Buffer, Virtqueue};
 use driver::transport::Notifier;
 use driver::{DriverError, Transport};
 use serde::Serialize;
@@ -20,6 +20,7 @@ const INTERRUPT_WAIT: Duration = Duration::from_secs(1);
 /// What the driver of an exercise wants.
 const WANTED: Features = Features::RING_EVENT_IDX
     .union(Features::RING_INDIRECT_DESC)
+    .union(Features::RING_PACKED)
     .union(Features::NOTIFICATION_DATA)
     .union(Features::ACCESS_PLATFORM)
     .union(Features::SUSPEND)
@@ -109,8 +110,8 @@ impl Rig {
                 .queue_max_size(index)
                 .map_err(failed("asking for a queue's size"))?;
             let size = size.min(max).max(1);
-            let ring = bus.dma_alloc(SplitQueue::bytes_needed(size))?;
-            let ring = SplitQueue::new(ring, size, features).map_err(failed("making a queue"))?;
+            let ring = bus.dma_alloc(Virtqueue::bytes_needed(size))?;
+            let ring = Virtqueue::new(ring, size, features).map_err(failed("making a queue"))?;
             transport
                 .setup_queue(index, &ring.setup(vector), None)
                 .map_err(failed("setting up a queue"))?;
@@ -153,9 +154,9 @@ impl Rig {
         lanes.map(|lane| u64::from(lane.queue.in_flight()))
     }
 
-    /// The available index that the device sees, of each queue.
-    pub(super) fn published(&self) -> impl Iterator<Item = u16> {
-        self.lanes.iter().map(|lane| lane.queue.ring().published())
+    /// The used state that the device of each queue has, if the driver has got all it used.
+    pub(super) fn last_used(&self) -> impl Iterator<Item = u16> {
+        self.lanes.iter().map(|lane| lane.queue.ring().last_used())
     }
 
     /// Builds a request on a queue; its token, or none if the queue is full. The device sees it

@@ -34,9 +34,10 @@ pub struct QueueReport {
     pub index: u16,
     /// Entries.
     pub size: u16,
-    /// Next entry of the available ring that the device takes.
+    /// Next entry that the device takes: its free-running index in the available ring, or a packed
+    /// ring's entry with the wrap counter in bit 15.
     pub avail: u16,
-    /// Next entry of the used ring that the device fills.
+    /// Next entry that the device fills, in the same way.
     pub used: u16,
 }
 
@@ -100,17 +101,13 @@ pub(super) fn cycle(
     let state = save(&transport).map_err(failed("reading the state"))?;
     let drained = rig.reap(each)?;
     let queues = reports(&state);
-    // What is available and not taken is what the driver still waits for.
-    let left: Vec<u64> = rig
-        .published()
+    // What the driver got is what the device says it used, so it waits for all the rest.
+    let disagreeing = rig
+        .last_used()
         .zip(&queues)
-        .map(|(published, queue)| u64::from(published.wrapping_sub(queue.used)))
-        .collect();
-    let disagreeing = left
-        .iter()
-        .zip(rig.waiting())
-        .filter(|(left, waiting)| **left != *waiting)
+        .filter(|(last, queue)| *last != queue.used)
         .count();
+    let carried = rig.in_flight();
     let begin = Instant::now();
     match comeback {
         Comeback::Resume => {
@@ -131,7 +128,7 @@ pub(super) fn cycle(
         comeback,
         in_flight,
         drained,
-        carried: left.iter().sum(),
+        carried,
         suspend_ms: suspended.as_secs_f64() * 1e3,
         comeback_ms: comeback_took.as_secs_f64() * 1e3,
         status,

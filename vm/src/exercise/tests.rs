@@ -52,11 +52,30 @@ fn options() -> TrackOptions {
     }
 }
 
+/// A device that offers packed queues, which the driver then takes.
+fn packed() -> FunctionConfig {
+    let config = FunctionConfig::default();
+    FunctionConfig {
+        features: config.features | Features::RING_PACKED,
+        ..config
+    }
+}
+
 #[test]
 fn everything_written_is_harvested_across_suspensions_and_resets() {
+    harvests_all(FunctionConfig::default(), false);
+}
+
+#[test]
+fn everything_written_is_harvested_over_packed_queues() {
+    harvests_all(packed(), true);
+}
+
+fn harvests_all(config: FunctionConfig, packed: bool) {
     let mut watcher = Counts::default();
-    let report = track(bus(FunctionConfig::default()), &options(), &mut watcher).unwrap();
+    let report = track(bus(config), &options(), &mut watcher).unwrap();
     assert!(report.is_good(), "{report:#?}");
+    assert_eq!(report.packed, packed);
     assert_eq!(report.granularity, 4096);
     assert_eq!(report.requests.submitted, 2000);
     assert_eq!(watcher.ready, 2);
@@ -108,8 +127,15 @@ fn larger_pages_are_falsely_dirty_and_nothing_is_lost() {
 
 #[test]
 fn suspensions_keep_every_request() {
-    for comeback in [Comeback::Resume, Comeback::Restore] {
-        let report = suspensions(bus(FunctionConfig::default()), 5, 2, comeback).unwrap();
+    let (resume, restore) = (Comeback::Resume, Comeback::Restore);
+    let cases = [
+        (FunctionConfig::default(), resume),
+        (FunctionConfig::default(), restore),
+        (packed(), resume),
+        (packed(), restore),
+    ];
+    for (config, comeback) in cases {
+        let report = suspensions(bus(config), 5, 2, comeback).unwrap();
         assert!(report.is_good(), "{report:#?}");
         assert_eq!(report.suspensions.len(), 5);
         assert!(report.requests.submitted >= 5 * 2 * 32);

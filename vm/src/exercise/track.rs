@@ -113,6 +113,8 @@ pub struct RoundReport {
 /// A whole run.
 #[derive(Clone, Debug, Serialize)]
 pub struct TrackReport {
+    /// Whether the queues were packed: they are if the device offers that.
+    pub packed: bool,
     /// The granularity in force, in bytes.
     pub granularity: u64,
     /// The rounds.
@@ -203,6 +205,7 @@ pub fn track(
     }
     harvester.stop()?;
     Ok(TrackReport {
+        packed: rig.transport.features().contains(Features::RING_PACKED),
         granularity,
         rounds,
         interrupts: rig.interrupts,

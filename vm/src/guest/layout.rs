@@ -6,7 +6,7 @@ use crate::error::VmError;
 use crate::hypervisor::Means;
 use crate::machine::MarkingMode;
 use driver::dirty::PAGE_SIZE;
-use driver::queue::SplitQueue;
+use driver::queue::Virtqueue;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a request header.
@@ -22,7 +22,7 @@ pub struct Shape {
     pub devices: u16,
     /// Queues of each device, 1 to 64; each has a virtual CPU of its own.
     pub queues: u16,
-    /// Entries of each queue, a power of two of at least four times the depth.
+    /// Entries of each queue, at least four times the depth; of a split one a power of two.
     pub queue_size: u16,
     /// Requests that each virtual CPU keeps in flight, 1 to 256.
     pub depth: u16,
@@ -39,6 +39,13 @@ pub struct Shape {
     /// How they are tracked and moved.
     #[serde(default)]
     pub means: Means,
+    /// Requests after which the guest's driver resets a device in the middle of its work, by its
+    /// status and its function in turn; 0 for never.
+    #[serde(default)]
+    pub reset_every: u64,
+    /// Queues are packed rather than split.
+    #[serde(default)]
+    pub packed: bool,
 }
 
 /// Who writes a page.
@@ -114,7 +121,7 @@ impl Layout {
                 vcpu,
                 device: narrow(vcpu / queues),
                 queue: narrow(queue),
-                ring: take(SplitQueue::bytes_needed(shape.queue_size)),
+                ring: take(Virtqueue::bytes_needed(shape.queue_size)),
                 headers: take(depth * HEADER_BYTES),
                 statuses: take(depth),
                 buffers: take(depth * PAGE_SIZE),
@@ -152,8 +159,8 @@ impl Layout {
         self.frames_at + (frame * vcpus + place.vcpu) * PAGE_SIZE
     }
 
-    /// Who writes each page of memory, given where the device writes each ring.
-    pub fn classes(&self, used_rings: &[(u64, u64)]) -> Vec<PageClass> {
+    /// Who writes each page of memory, given the parts of rings that devices write.
+    pub fn classes(&self, written: &[(u64, u64)]) -> Vec<PageClass> {
         let pages = usize::try_from(self.shape.memory / PAGE_SIZE).unwrap_or(0);
         let mut classes = vec![PageClass::Unused; pages];
         let mut paint = |at: u64, bytes: u64, class: PageClass| {
@@ -171,7 +178,7 @@ impl Layout {
             paint(place.buffers, depth * PAGE_SIZE, PageClass::Cpu);
             paint(place.sequences, place.blocks * 4, PageClass::Cpu);
         }
-        for &(at, bytes) in used_rings {
+        for &(at, bytes) in written {
             paint(at, bytes, PageClass::Device);
         }
         paint(
@@ -205,10 +212,16 @@ fn check(shape: &Shape) -> Result<(), VmError> {
         return Err(VmError::shape("depth", "1 to 256 requests", shape.depth));
     }
     let least = shape.depth * 4;
-    if !shape.queue_size.is_power_of_two() || shape.queue_size < least || shape.queue_size > 32768 {
+    let fits = shape.packed || shape.queue_size.is_power_of_two();
+    if !fits || shape.queue_size < least || shape.queue_size > 32768 {
+        let what = if shape.packed {
+            "a number"
+        } else {
+            "a power of two"
+        };
         return Err(VmError::shape(
             "queue size",
-            format!("a power of two from {least} to 32768"),
+            format!("{what} from {least} to 32768"),
             shape.queue_size,
         ));
     }

@@ -6,6 +6,7 @@
 pub mod block;
 pub mod journal;
 mod layout;
+mod life;
 mod moving;
 mod saved;
 mod vcpu;
@@ -17,19 +18,22 @@ pub use workload::{Pattern, Step, Walk};
 pub(crate) use saved::{Description, SavedDevice, SavedVcpu, decode, encode};
 
 use crate::cpu_log::CpuLogSource;
+use crate::emulated_bus::EmulatedBus;
 use crate::error::VmError;
-use crate::hypervisor::Means;
+use crate::hypervisor::{Means, Owner};
 use crate::machine::{Hosting, Machine, Remapper};
 use block::Stamp;
 use driver::Transport;
 use driver::bus::Bus;
 use driver::dirty::{DirtySource, PAGE_SIZE, TrackerSource};
 use driver::memory::DmaMemory;
+use driver::queue::Virtqueue;
 use journal::Journal;
+use life::Life;
 use migration::NamedSource;
 use spec::blk::BlkFeatures;
 use spec::features::Features;
-use spec::ring;
+use spec::{packed, ring};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -56,10 +60,57 @@ fn needed(means: Means) -> Features {
     }
 }
 
+/// The feature that makes queues packed, if they are to be.
+pub(crate) fn ring_format(packed: bool) -> Features {
+    if packed {
+        Features::RING_PACKED
+    } else {
+        Features::empty()
+    }
+}
+
+/// Negotiates as the guest's driver does.
+fn negotiate(transport: &Transport, means: Means, packed: bool) -> Result<(), VmError> {
+    let ring = ring_format(packed);
+    let accepted = transport.negotiate(wanted(means) | ring, needed(means) | ring);
+    accepted
+        .map(drop)
+        .map_err(VmError::driver("initialising a device"))
+}
+
+/// Sets up the queue of a virtual CPU.
+fn setup_of(transport: &Transport, place: &Place, queue: &Virtqueue) -> Result<(), VmError> {
+    // The vector's receiver exists before the device can use it.
+    let vector = vector_of(place);
+    transport.bus().interrupt(vector)?;
+    let done = transport.setup_queue(place.queue, &queue.setup(vector), None);
+    done.map_err(VmError::driver("setting up a queue"))
+}
+
 /// One device as the guest's driver has it.
 #[derive(Debug)]
 struct Device {
     transport: Arc<Transport>,
+    /// If it is reset now and then.
+    life: Option<Arc<Life>>,
+}
+
+impl Device {
+    /// Device `number` of a guest.
+    fn new(machine: &Machine, number: u16, transport: Arc<Transport>) -> Result<Self, VmError> {
+        let layout = &machine.layout;
+        let shape = &layout.shape;
+        let mut queues = Vec::new();
+        for place in layout.places.iter().filter(|place| place.device == number) {
+            let bytes = Virtqueue::bytes_needed(shape.queue_size);
+            queues.push((*place, machine.memory.slice(place.ring, bytes)?));
+        }
+        let life = (shape.reset_every > 0).then(|| {
+            let (means, every) = (shape.means, shape.reset_every);
+            Life::new(&transport, means, every, shape.queue_size, queues)
+        });
+        Ok(Self { transport, life })
+    }
 }
 
 /// A running virtual CPU hands itself back when it stops.
@@ -89,6 +140,8 @@ pub struct Progress {
     pub completed: u64,
     /// Of those, reads: each wrote a page of guest memory.
     pub reads: u64,
+    /// How often a driver reset its device.
+    pub resets: u64,
 }
 
 /// A guest's counters.
@@ -101,6 +154,7 @@ impl Counters {
         Progress {
             completed: self.0.completed.load(Ordering::Relaxed),
             reads: self.0.reads.load(Ordering::Relaxed),
+            resets: self.0.resets.load(Ordering::Relaxed),
         }
     }
 }
@@ -121,25 +175,17 @@ impl EmulatedGuest {
             at += PAGE_SIZE;
         }
         let mut devices = Vec::new();
-        for bus in &machine.buses {
+        for (number, bus) in (0..).zip(&machine.buses) {
             let transport = transport(Arc::clone(bus) as Arc<dyn Bus>)?;
-            transport
-                .negotiate(wanted(shape.means), needed(shape.means))
-                .map_err(VmError::driver("initialising a device"))?;
-            devices.push(Device { transport });
+            negotiate(&transport, shape.means, shape.packed)?;
+            devices.push(Device::new(&machine, number, transport)?);
         }
         let mut cpus = Vec::new();
         for place in &layout.places {
             let device = device_of(&devices, place)?;
             let features = device.transport.features();
             let vcpu = Vcpu::boot(&layout, *place, &machine.memory, features)?;
-            let setup = vcpu.queue().setup(vector_of(place));
-            // The vector's receiver exists before the device can use it.
-            device.transport.bus().interrupt(vector_of(place))?;
-            device
-                .transport
-                .setup_queue(place.queue, &setup, None)
-                .map_err(VmError::driver("setting up a queue"))?;
+            setup_of(&device.transport, place, vcpu.queue())?;
             cpus.push(vcpu);
         }
         for device in &devices {
@@ -227,6 +273,14 @@ impl EmulatedGuest {
         self.machine.remapper()
     }
 
+    /// How often its devices were suspended, or stopped or let go on by their owner, as they
+    /// themselves count it.
+    pub fn stops(&self) -> u64 {
+        let suspends = |bus: &Arc<EmulatedBus>| bus.function().stats().suspends;
+        let suspends: u64 = self.machine.buses.iter().map(suspends).sum();
+        suspends + self.machine.owner.as_ref().map_or(0, Owner::stops)
+    }
+
     /// Its counters, to be read while somebody else holds the guest.
     pub fn counters(&self) -> Counters {
         Counters(Arc::clone(&self.gate))
@@ -250,6 +304,7 @@ impl EmulatedGuest {
             let wires = Wires {
                 notifier: notifier.map_err(VmError::driver("finding a doorbell"))?,
                 interrupt: device.transport.bus().interrupt(vector_of(&place))?,
+                life: device.life.clone(),
             };
             let gate = Arc::clone(&self.gate);
             let thread = std::thread::Builder::new().name(format!("vcpu{}", place.vcpu));
@@ -305,6 +360,13 @@ impl EmulatedGuest {
                 }
             }
         }
+        // One that had stopped when another reset their device has not seen it.
+        for vcpu in &mut cpus {
+            if let Some(life) = &device_of(&self.devices, vcpu.place())?.life {
+                let caught_up = vcpu.follow(*life.enter(), life.features());
+                first = first.and(caught_up.map(drop));
+            }
+        }
         self.cpus = Cpus::Stopped(cpus);
         first
     }
@@ -357,21 +419,25 @@ fn device_of<'d>(devices: &'d [Device], place: &Place) -> Result<&'d Device, VmE
 
 /// Who writes which page of a guest laid out like this.
 pub(crate) fn classes(layout: &Layout) -> Vec<PageClass> {
-    let size = layout.shape.queue_size;
-    let rings: Vec<(u64, u64)> = layout
-        .places
-        .iter()
-        .filter_map(|place| Some((used_at(place.ring, size)?, ring::used_bytes(size))))
-        .collect();
-    layout.classes(&rings)
+    let places = layout.places.iter();
+    let parts = places.filter_map(|place| written_parts(place.ring, &layout.shape));
+    layout.classes(&parts.flatten().collect::<Vec<_>>())
 }
 
-/// Where the driver puts the used ring of a queue at `ring`: asked of the driver itself, by means
-/// of a queue in memory of its own.
-fn used_at(ring: u64, size: u16) -> Option<u64> {
-    let bytes = driver::queue::SplitQueue::bytes_needed(size);
+/// The parts of a queue at `ring` that a device writes, as address and bytes: asked of the driver
+/// itself, by means of a queue in memory of its own. A packed ring the driver writes too, but a
+/// page of it that is lost may be the device's fault.
+fn written_parts(ring: u64, shape: &Shape) -> Option<Vec<(u64, u64)>> {
+    let size = shape.queue_size;
+    let bytes = Virtqueue::bytes_needed(size);
     let file = crate::emulated_bus::memory_file("tidemark-probe", bytes).ok()?;
     let memory = DmaMemory::from_file(&file, 0, bytes, ring).ok()?;
-    let queue = driver::queue::SplitQueue::new(memory, size, Features::VERSION_1).ok()?;
-    Some(queue.setup(0).device)
+    let features = Features::VERSION_1 | ring_format(shape.packed);
+    let setup = Virtqueue::new(memory, size, features).ok()?.setup(0);
+    Some(if shape.packed {
+        let descriptors = (setup.desc, ring::desc_bytes(size));
+        vec![descriptors, (setup.device, packed::EVENT_BYTES)]
+    } else {
+        vec![(setup.device, ring::used_bytes(size))]
+    })
 }

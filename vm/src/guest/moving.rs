@@ -12,10 +12,15 @@ use driver::bus::Bus;
 use driver::memory::DmaMemory;
 use driver::parts::Parts;
 use driver::{state, suspend};
+use migration::stream::{Context, SectionKind};
 use migration::{DeviceRecord, Guest, GuestError, NamedSource, Paused};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The option that names a device in a stream.
+const NAME_KEY: &str = "name";
+/// What block devices are called there, before their number.
+const BLOCK_NAME: &str = "virtio-blk";
 /// How often the guest is let go again because it had nothing in flight.
 const RETRIES: u32 = 20;
 /// How long a device may take to suspend or to resume.
@@ -94,18 +99,28 @@ impl EmulatedGuest {
         let cpus: Vec<SavedVcpu> = self.stopped("save it")?.iter().map(Vcpu::save).collect();
         let mut records = vec![DeviceRecord {
             id: 0,
-            state: encode("the CPU", &cpus)?,
+            options: Vec::new(),
+            context: Context::of(SectionKind::Cpu, encode("the CPU", &cpus)?),
         }];
         for (id, device) in (1..).zip(&self.devices) {
-            let state = match self.mover() {
-                Some(owner) => owner.get(records.len() - 1)?.to_bytes(),
+            let context = match self.mover() {
+                Some(owner) => {
+                    let parts = owner.get(records.len() - 1)?;
+                    Context::of(SectionKind::Parts, parts.to_bytes())
+                }
                 None => {
                     let state = state::save(&device.transport);
                     let state = state.map_err(VmError::driver("saving a device"))?;
-                    encode("a device", &SavedDevice::from(&state))?
+                    let state = encode("a device", &SavedDevice::from(&state))?;
+                    Context::of(SectionKind::Registers, state)
                 }
             };
-            records.push(DeviceRecord { id, state });
+            let name = format!("{BLOCK_NAME}{}", id - 1);
+            records.push(DeviceRecord {
+                id,
+                options: vec![(NAME_KEY.to_owned(), name)],
+                context,
+            });
         }
         Ok(records)
     }
@@ -118,15 +133,17 @@ impl EmulatedGuest {
         hosting: &Hosting,
     ) -> Result<Self, VmError> {
         let layout = Arc::clone(&machine.layout);
-        let state_of = |id: u32, what: &str| {
+        let state_of = |id: u32, kind: SectionKind, what: &str| {
+            let bad = |why: String| VmError::BadState {
+                what: what.to_owned(),
+                why,
+            };
             let mut found = records.iter().filter(|record| record.id == id);
-            match (found.next(), found.next()) {
-                (Some(record), None) => Ok(record.state.as_slice()),
-                _ => Err(VmError::BadState {
-                    what: what.to_owned(),
-                    why: format!("expected exactly one record {id}"),
-                }),
-            }
+            let (Some(record), None) = (found.next(), found.next()) else {
+                return Err(bad(format!("expected exactly one record {id}")));
+            };
+            let section = record.context.section(kind);
+            section.ok_or_else(|| bad(format!("expected {} in record {id}", kind.name())))
         };
         if records.len() != machine.buses.len() + 1 {
             return Err(VmError::BadState {
@@ -138,7 +155,7 @@ impl EmulatedGuest {
                 ),
             });
         }
-        let saved: Vec<SavedVcpu> = decode("the CPU", state_of(0, "the CPU")?)?;
+        let saved: Vec<SavedVcpu> = decode("the CPU", state_of(0, SectionKind::Cpu, "the CPU")?)?;
         if saved.len() != layout.places.len() {
             return Err(VmError::BadState {
                 what: "the CPU".to_owned(),
@@ -150,13 +167,14 @@ impl EmulatedGuest {
             });
         }
         let mut devices = Vec::new();
-        for (id, bus) in (1..).zip(&machine.buses) {
-            let saved = state_of(id, "a device")?;
+        for (id, (index, bus)) in (1..).zip((0..).zip(&machine.buses)) {
+            let saved = |kind| state_of(id, kind, "a device");
             let transport = transport(Arc::clone(bus) as Arc<dyn Bus>)?;
             match machine.owner.as_ref().filter(|_| layout.shape.means.parts) {
                 Some(owner) => {
                     let number = devices.len();
-                    let parts = Parts::parse(saved).map_err(VmError::driver("reading a device"))?;
+                    let parts = Parts::parse(saved(SectionKind::Parts)?);
+                    let parts = parts.map_err(VmError::driver("reading a device"))?;
                     owner.stop(number)?;
                     owner.set(number, &parts)?;
                     // Its driver is the guest's, which goes on as if nothing had happened.
@@ -165,12 +183,13 @@ impl EmulatedGuest {
                         .map_err(VmError::driver("taking over a device"))?;
                 }
                 None => {
+                    let saved = saved(SectionKind::Registers)?;
                     let saved: SavedDevice = decode("a device", saved)?;
                     state::restore(&transport, &(&saved).into())
                         .map_err(VmError::driver("restoring a device"))?;
                 }
             }
-            devices.push(Device { transport });
+            devices.push(Device::new(&machine, index, transport)?);
         }
         let mut cpus = Vec::new();
         for (place, saved) in layout.places.iter().zip(&saved) {
@@ -205,8 +224,12 @@ impl EmulatedGuest {
 impl Guest for EmulatedGuest {
     fn describe(&self) -> Vec<u8> {
         // What cannot be read is found out when the guest is saved; here it would only be too early.
-        let parts = self.mover().and_then(|owner| owner.get(0).ok());
-        let description = Description::new(self.shape().clone(), parts.as_ref());
+        let all = |owner: &Owner| {
+            let numbers = 0..self.devices.len();
+            numbers.map(|number| owner.get(number).ok()).collect()
+        };
+        let parts: Option<Vec<Parts>> = self.mover().and_then(all);
+        let description = Description::new(self.shape().clone(), parts.as_deref());
         encode("the guest's shape", &description).unwrap_or_default()
     }
 

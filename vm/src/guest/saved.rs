@@ -4,7 +4,7 @@ use super::layout::Shape;
 use super::workload::Walk;
 use crate::error::VmError;
 use driver::parts::Parts;
-use driver::queue::{ChainState, SplitQueueState};
+use driver::queue::{ChainState, RingState};
 use driver::state::{DeviceState, QueueSaved};
 use serde::{Deserialize, Serialize};
 
@@ -54,12 +54,7 @@ pub struct SavedVcpu {
 
 impl SavedVcpu {
     /// Puts a virtual CPU's parts together.
-    pub fn new(
-        walk: Walk,
-        next_id: u64,
-        requests: Vec<SavedRequest>,
-        ring: SplitQueueState,
-    ) -> Self {
+    pub fn new(walk: Walk, next_id: u64, requests: Vec<SavedRequest>, ring: RingState) -> Self {
         let chain = |chain: ChainState| SavedChain {
             descriptors: chain.descriptors,
             token: chain.token,
@@ -78,13 +73,13 @@ impl SavedVcpu {
     }
 
     /// The driver's end of its ring.
-    pub fn ring(&self) -> SplitQueueState {
+    pub fn ring(&self) -> RingState {
         let chain = |chain: &SavedChain| ChainState {
             descriptors: chain.descriptors.clone(),
             token: chain.token,
             writable: chain.writable,
         };
-        SplitQueueState {
+        RingState {
             size: self.size,
             next_avail: self.next_avail,
             published: self.published,
@@ -100,47 +95,52 @@ impl SavedVcpu {
 pub struct Description {
     /// The guest's shape.
     pub shape: Shape,
-    /// The parts of one of its devices, which are alike, as hexadecimal digits: whoever cannot take
+    /// The parts of each device as hexadecimal digits, if they move in parts: whoever cannot take
     /// such says so now.
-    pub parts: Option<String>,
+    pub parts: Option<Vec<String>>,
 }
 
 impl Description {
     /// Of a guest of this shape with such devices.
-    pub fn new(shape: Shape, parts: Option<&Parts>) -> Self {
+    pub fn new(shape: Shape, parts: Option<&[Parts]>) -> Self {
         let digits = |parts: &Parts| {
             let bytes = parts.to_bytes();
             bytes.iter().map(|byte| format!("{byte:02x}")).collect()
         };
         Self {
             shape,
-            parts: parts.map(digits),
+            parts: parts.map(|all| all.iter().map(digits).collect()),
         }
     }
 
-    /// The parts, if it has any.
+    /// The parts of each device, if it has any.
     ///
     /// # Errors
     /// [`VmError::BadState`] if they are none.
-    pub fn parts(&self) -> Result<Option<Parts>, VmError> {
-        let Some(digits) = &self.parts else {
+    pub fn parts(&self) -> Result<Option<Vec<Parts>>, VmError> {
+        let Some(all) = &self.parts else {
             return Ok(None);
         };
-        let bad = |why: String| VmError::BadState {
-            what: "a device".to_owned(),
-            why,
-        };
-        let (pairs, odd) = digits.as_bytes().as_chunks::<2>();
-        let byte = |pair: &[u8; 2]| {
-            let text = std::str::from_utf8(pair).ok()?;
-            u8::from_str_radix(text, 16).ok()
-        };
-        let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
-        let bytes = bytes.filter(|_| odd.is_empty());
-        let bytes = bytes.ok_or_else(|| bad("parts that are no hexadecimal digits".to_owned()))?;
-        let parts = Parts::parse(&bytes).map_err(|error| bad(error.to_string()))?;
-        Ok(Some(parts))
+        let parts = (0..).zip(all).map(|(number, digits)| {
+            from_digits(digits).map_err(|why| VmError::BadState {
+                what: format!("device {number}"),
+                why,
+            })
+        });
+        parts.collect::<Result<_, _>>().map(Some)
     }
+}
+
+fn from_digits(digits: &str) -> Result<Parts, String> {
+    let (pairs, odd) = digits.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| {
+        let text = std::str::from_utf8(pair).ok()?;
+        u8::from_str_radix(text, 16).ok()
+    };
+    let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
+    let bytes = bytes.filter(|_| odd.is_empty());
+    let bytes = bytes.ok_or("its parts are no hexadecimal digits")?;
+    Parts::parse(&bytes).map_err(|error| error.to_string())
 }
 
 /// One queue of a device.

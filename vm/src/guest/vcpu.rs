@@ -3,13 +3,14 @@
 use super::block::{BLOCK_BYTES, Page, Stamp};
 use super::journal::{Entry, Event, Journal};
 use super::layout::{HEADER_BYTES, Layout, Place};
+use super::life::Life;
 use super::saved::{SavedRequest, SavedVcpu};
 use super::workload::Walk;
 use crate::error::VmError;
 use driver::bus::Interrupt;
 use driver::dirty::PAGE_SIZE;
 use driver::memory::DmaMemory;
-use driver::queue::SplitQueue;
+use driver::queue::Virtqueue;
 use driver::transport::Notifier;
 use spec::blk::{RequestHeader, SECTOR_SIZE, request, status};
 use spec::features::Features;
@@ -35,6 +36,8 @@ pub(crate) struct Gate {
     pub(crate) completed: AtomicU64,
     /// Reads completed: how often a device wrote a frame.
     pub(crate) reads: AtomicU64,
+    /// How often a device was reset.
+    pub(crate) resets: AtomicU64,
 }
 
 /// An order to the virtual CPUs.
@@ -58,7 +61,7 @@ impl Gate {
         self.order.store(byte, Ordering::Release);
     }
 
-    fn order(&self) -> Order {
+    pub(crate) fn order(&self) -> Order {
         match self.order.load(Ordering::Acquire) {
             0 => Order::Run,
             1 => Order::Pause,
@@ -74,7 +77,9 @@ pub(crate) struct Vcpu {
     layout: Arc<Layout>,
     /// All of guest memory, every store logged.
     memory: DmaMemory,
-    queue: SplitQueue,
+    queue: Virtqueue,
+    /// The life of the device that the queue belongs to, counted on this host.
+    life: u64,
     walk: Walk,
     next_id: u64,
     slots: Vec<Option<SavedRequest>>,
@@ -89,6 +94,8 @@ pub(crate) struct Vcpu {
 pub(crate) struct Wires {
     pub(crate) notifier: Notifier,
     pub(crate) interrupt: Arc<dyn Interrupt>,
+    /// If the device is reset now and then.
+    pub(crate) life: Option<Arc<Life>>,
 }
 
 impl Vcpu {
@@ -102,8 +109,8 @@ impl Vcpu {
         let shape = &layout.shape;
         let seed = shape.seed ^ super::block::splitmix(place.vcpu);
         let walk = Walk::new(shape.pattern, place.frames, shape.writes_percent, seed)?;
-        let ring = memory.slice(place.ring, SplitQueue::bytes_needed(shape.queue_size))?;
-        let queue = SplitQueue::new(ring, shape.queue_size, features)
+        let ring = memory.slice(place.ring, Virtqueue::bytes_needed(shape.queue_size))?;
+        let queue = Virtqueue::new(ring, shape.queue_size, features)
             .map_err(VmError::driver("making a queue"))?;
         let statuses = vec![STATUS_NONE; usize::from(shape.depth)];
         memory.write(place.statuses, &statuses)?;
@@ -120,9 +127,9 @@ impl Vcpu {
     ) -> Result<Self, VmError> {
         saved.walk.check(place.frames)?;
         let shape = &layout.shape;
-        let ring = memory.slice(place.ring, SplitQueue::bytes_needed(shape.queue_size))?;
+        let ring = memory.slice(place.ring, Virtqueue::bytes_needed(shape.queue_size))?;
         let state = saved.ring();
-        let queue = SplitQueue::resume(ring, shape.queue_size, features, &state)
+        let queue = Virtqueue::resume(ring, shape.queue_size, features, &state)
             .map_err(VmError::driver("restoring a queue"))?;
         let bad = |why: String| VmError::BadState {
             what: format!("virtual CPU {}", place.vcpu),
@@ -153,7 +160,7 @@ impl Vcpu {
         layout: &Arc<Layout>,
         place: Place,
         memory: &DmaMemory,
-        queue: SplitQueue,
+        queue: Virtqueue,
         walk: Walk,
         next_id: u64,
         requests: &[SavedRequest],
@@ -164,6 +171,7 @@ impl Vcpu {
             layout: Arc::clone(layout),
             memory: memory.clone(),
             queue,
+            life: 0,
             walk,
             next_id,
             slots: vec![None; usize::from(depth)],
@@ -205,15 +213,14 @@ impl Vcpu {
         &self.place
     }
 
-    pub(crate) fn queue(&self) -> &SplitQueue {
+    pub(crate) fn queue(&self) -> &Virtqueue {
         &self.queue
     }
 
-    /// Requests made available that the device has not used.
+    /// Requests that the device has not used.
     pub(crate) fn in_flight(&self) -> Result<u16, VmError> {
-        let used_idx = self.queue.setup(0).device + 2;
-        let used = self.memory.load_u16(used_idx, Ordering::Acquire)?;
-        Ok(self.queue.published().wrapping_sub(used))
+        let unused = self.queue.unused();
+        unused.map_err(VmError::driver("counting what is in flight"))
     }
 
     /// Its state; what it last knew of blocks is in guest memory.
@@ -230,17 +237,15 @@ impl Vcpu {
         let mut order = Order::Run;
         while order == Order::Run {
             order = gate.order();
-            let reaped = self.reap(gate)?;
-            let submitted = if order == Order::Drain {
-                0
-            } else {
-                self.fill()?
-            };
-            if submitted > 0 && self.publish()? {
-                self.ring_bell(wires)?;
+            let (reaped, submitted) = self.turn(order, gate, wires)?;
+            if order != Order::Run {
+                break;
             }
-            if order == Order::Run && reaped == 0 && submitted == 0 {
+            if reaped == 0 && submitted == 0 {
                 self.wait(wires)?;
+            }
+            if let Some(life) = &wires.life {
+                life.go_on(reaped, gate)?;
             }
         }
         if order == Order::Drain {
@@ -252,10 +257,56 @@ impl Vcpu {
         }
     }
 
+    /// Takes what has completed and submits more; returns how many of each.
+    fn turn(&mut self, order: Order, gate: &Gate, wires: &Wires) -> Result<(u64, u64), VmError> {
+        // No new life begins before the turn ends.
+        let _life = match &wires.life {
+            None => None,
+            Some(life) => {
+                let number = life.enter();
+                if self.follow(*number, life.features())? {
+                    self.silence()?;
+                    self.ring_bell(wires)?;
+                }
+                Some(number)
+            }
+        };
+        let reaped = self.reap(gate)?;
+        let submitted = if order == Order::Drain {
+            0
+        } else {
+            self.fill()?
+        };
+        if submitted > 0 && self.publish()? {
+            self.ring_bell(wires)?;
+        }
+        Ok((reaped, submitted))
+    }
+
+    /// Follows the device into life number `life`, in which its ring is empty: what was in flight is
+    /// submitted again. True if that is another life than before.
+    pub(crate) fn follow(&mut self, life: u64, features: Features) -> Result<bool, VmError> {
+        if self.life == life {
+            return Ok(false);
+        }
+        self.life = life;
+        let size = self.queue.size();
+        let ring = self
+            .memory
+            .slice(self.place.ring, Virtqueue::bytes_needed(size))?;
+        let queue = Virtqueue::new(ring, size, features);
+        self.queue = queue.map_err(VmError::driver("making a queue again"))?;
+        for request in self.slots.clone().into_iter().flatten() {
+            self.submit(&request)?;
+        }
+        self.publish()?;
+        Ok(true)
+    }
+
     fn drain(&mut self, gate: &Gate, wires: &Wires) -> Result<(), VmError> {
         let mut last = Instant::now();
         while self.queue.in_flight() > 0 {
-            if self.reap(gate)? > 0 {
+            if self.turn(Order::Drain, gate, wires)?.0 > 0 {
                 last = Instant::now();
                 continue;
             }

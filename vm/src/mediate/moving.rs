@@ -3,12 +3,14 @@
 use super::access::signal;
 use super::face::Face;
 use super::maps::Maps;
+use super::pending::{index, pending};
 use super::{Back, Inner, MediateError, Mediator, program};
 use device::queue::{InflightShape, InflightTable};
 use driver::bus::{BusError, RelayBus};
 use driver::state::{self, DeviceState, QueueSaved};
 use driver::{DriverError, suspend};
 use serde::{Deserialize, Serialize};
+use spec::features::Features;
 use spec::status::DeviceStatus;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -19,8 +21,6 @@ use std::time::{Duration, Instant};
 const SUSPEND: Duration = Duration::from_secs(3);
 /// How long it may take to come to its senses after that.
 const SETTLE: Duration = Duration::from_secs(20);
-/// Bytes of an available or used ring up to its index: flags and the index.
-const IDX: u64 = 2;
 
 /// The table of what a device had in flight when it died.
 #[derive(Debug)]
@@ -222,8 +222,7 @@ impl Mediator {
         let running = saved.queues.iter().filter(|queue| queue.enabled);
         for queue in running {
             report.queues += 1;
-            let pending = index(&inner.maps, queue, queue.driver)?.wrapping_sub(queue.avail);
-            report.carried_over += u64::from(pending);
+            report.carried_over += pending(&inner.maps, queue, saved.features)?;
         }
         Ok(saved)
     }
@@ -311,6 +310,11 @@ impl Mediator {
         })?;
         let table = table(&self.face, log)?;
         let path = log.path.display().to_string();
+        let accepted = inner.shadow.accepted().bits();
+        if accepted & Features::RING_PACKED.bits() != 0 {
+            let why = "the guest's queues are packed, and it is for split ones".to_owned();
+            return Err(MediateError::BadLog { path, why });
+        }
         let saved = program::described(&self.face, &inner.shadow, |queue| {
             let used = index(&inner.maps, queue, queue.device)?;
             let flying = flying(&table, queue, used).map_err(|why| MediateError::BadLog {
@@ -320,8 +324,8 @@ impl Mediator {
             report.queues += 1;
             report.in_flight += u64::from(flying);
             let avail = used.wrapping_add(flying);
-            let pending = index(&inner.maps, queue, queue.driver)?.wrapping_sub(avail);
-            report.carried_over += u64::from(pending);
+            let stands = QueueSaved { avail, ..*queue };
+            report.carried_over += pending(&inner.maps, &stands, accepted)?;
             Ok((avail, used))
         })?;
         self.put(inner, new, before, Some(&saved), report)
@@ -372,17 +376,6 @@ fn flying(table: &Arc<InflightTable>, queue: &QueueSaved, used: u16) -> Result<u
     let heads = part.recover(queue.size, used);
     let heads = heads.map_err(|error| error.to_string())?.len();
     u16::try_from(heads).map_err(|_| format!("{heads} requests of queue {}", queue.index))
-}
-
-/// The index of a split ring, as it stands in guest memory.
-fn index(maps: &Maps, queue: &QueueSaved, ring: u64) -> Result<u16, MediateError> {
-    let mut data = [0; 2];
-    let read = maps.read(ring.saturating_add(IDX), &mut data);
-    read.map_err(|error| MediateError::Ring {
-        queue: queue.index,
-        error,
-    })?;
-    Ok(u16::from_le_bytes(data))
 }
 
 fn milliseconds(since: Instant) -> f64 {

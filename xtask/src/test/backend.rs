@@ -24,6 +24,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How long anything in a guest may take.
 pub const AT_MOST: Duration = Duration::from_secs(120);
 const MEGABYTES: u32 = 256;
+/// VIRTIO_F_RING_PACKED, as a place in what Linux prints of the features it took.
+pub const RING_PACKED: usize = 34;
 
 /// The programs that every run needs, built once.
 pub struct Programs {
@@ -48,6 +50,8 @@ pub struct Bench<'a> {
     programs: &'a Programs,
     dir: PathBuf,
     sockets: TempDir,
+    /// The disk's queues are packed.
+    packed: bool,
 }
 
 impl<'a> Bench<'a> {
@@ -67,12 +71,32 @@ impl<'a> Bench<'a> {
             programs,
             dir,
             sockets: tempfile::tempdir()?,
+            packed: false,
         })
+    }
+
+    /// The same with packed queues.
+    pub fn packed(self) -> Self {
+        Self {
+            packed: true,
+            ..self
+        }
+    }
+
+    /// Whether the guest's driver took the queues that it was to take, by the features it names.
+    pub fn judge_ring(&self, features: &str) -> Result<()> {
+        let packed = features.as_bytes().get(RING_PACKED) == Some(&b'1');
+        ensure!(
+            packed == self.packed,
+            "packed queues were taken: {packed}; the guest took the features {features}"
+        );
+        Ok(())
     }
 
     /// What QEMU and which kernel.
     pub fn name(&self) -> String {
-        self.platform.name()
+        let ring = if self.packed { ", packed queues" } else { "" };
+        self.platform.name() + ring
     }
 
     /// A socket's path, short enough to be one.
@@ -93,7 +117,9 @@ impl<'a> Bench<'a> {
     /// A backend on the disk, listening.
     pub fn backend(&self, socket: &str, more: &[&str]) -> Result<Backend> {
         let disk = self.dir.join("disk.img");
-        Backend::start(&self.programs.backend, &self.socket(socket), &disk, more)
+        let ring = if self.packed { "packed" } else { "split" };
+        let more = [&["--ring", ring], more].concat();
+        Backend::start(&self.programs.backend, &self.socket(socket), &disk, &more)
     }
 
     /// A guest with the disk of the backend at a socket, and the journal's program.
@@ -107,7 +133,7 @@ impl<'a> Bench<'a> {
         guest.modules(&["virtio_pci", "virtio_blk"])?;
         guest.file("/bin/tidemark", &self.programs.tidemark);
         guest.memory(MEGABYTES);
-        guest.vhost_user_blk(&self.socket(socket), 1, reconnect);
+        guest.vhost_user_blk(&self.socket(socket), 1, self.packed, reconnect);
         Ok(guest)
     }
 

@@ -1,6 +1,8 @@
 //! The part that is a real guest: stock Debian makes a file system on our disk and copies a tree
 //! onto it; then the host checks the file system and compares every file. With both kernels, and
-//! with an IOMMU in the guest's machine, which maps and unmaps memory around every request.
+//! with an IOMMU in the guest's machine, which maps and unmaps memory around every request. And with
+//! administration queues on offer: a kernel that knows them uses them, one that does not is none the
+//! wiser. And over packed queues.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -10,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Options;
+use super::backend::RING_PACKED;
 use super::pci_config::{self, Capabilities, TRACKER};
 use super::served::Served;
 use super::tree::{self, Totals};
@@ -22,7 +25,7 @@ use crate::workspace::Workspace;
 /// Some 24 MiB, what it grows to in the long variant, and what an IOMMU's maps leave time for.
 const FILES: usize = 300;
 const FILES_FULL: usize = 1500;
-const FILES_IOMMU: usize = 40;
+const FILES_FEW: usize = 40;
 const AT_LEAST: u64 = 20 << 20;
 const AT_MOST: Duration = Duration::from_secs(180);
 const AT_MOST_FULL: Duration = Duration::from_secs(600);
@@ -30,8 +33,10 @@ const AT_MOST_FULL: Duration = Duration::from_secs(600);
 /// mapped in a few pieces, some of them several times while the firmware shadows its ROM.
 const MAPS_IOMMU: u64 = 2000;
 const MAPS_PLAIN: u64 = 100;
-/// VIRTIO_F_ACCESS_PLATFORM, as a place in what Linux prints of the features it took.
+/// VIRTIO_F_ACCESS_PLATFORM and VIRTIO_F_ADMIN_VQ, as places in what Linux prints of the features it
+/// took.
 const ACCESS_PLATFORM: usize = 33;
+const ADMIN_VQ: usize = 41;
 /// What the guest must have found: the kernel's drivers of the PCI function and of the virtio
 /// device on it, and the identity of a modern virtio-blk function, which QEMU's own disk lacks.
 const FOUND: [(&str, &str); 3] = [
@@ -65,10 +70,30 @@ cd /
 umount /mnt
 ";
 
+/// What a guest's device or machine has beside the usual.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum With {
+    Nothing,
+    Iommu,
+    AdminQueues,
+    PackedQueues,
+}
+
+impl With {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Iommu => "IOMMU",
+            Self::AdminQueues => "administration queues",
+            Self::PackedQueues => "packed queues",
+        }
+    }
+}
+
 /// One guest.
 struct Case<'a> {
     platform: Platform<'a>,
-    iommu: bool,
+    with: With,
     files: usize,
     at_most: Duration,
 }
@@ -78,23 +103,29 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
     let bed = testbed::ensure(workspace)?;
     let tidemark = workspace.tidemark()?;
     let (mut runs, mut requests, mut bytes) = (Vec::new(), 0, 0);
-    for iommu in [false, true] {
+    let all = [
+        With::Nothing,
+        With::Iommu,
+        With::AdminQueues,
+        With::PackedQueues,
+    ];
+    for with in all {
         for platform in bed.vfio_user_platforms() {
-            let (files, at_most) = match (options.full, iommu) {
-                (true, false) => (FILES_FULL, AT_MOST_FULL),
-                (true, true) => (FILES, AT_MOST_FULL),
-                (false, false) => (FILES, AT_MOST),
-                (false, true) => (FILES_IOMMU, AT_MOST),
+            let (files, at_most) = match (options.full, with) {
+                (true, With::Nothing) => (FILES_FULL, AT_MOST_FULL),
+                (true, _) => (FILES, AT_MOST_FULL),
+                (false, With::Nothing) => (FILES, AT_MOST),
+                (false, _) => (FILES_FEW, AT_MOST),
             };
             let case = Case {
                 platform,
-                iommu,
+                with,
                 files,
                 at_most,
             };
-            let figures = case.run(&bed, &tidemark).with_context(|| {
-                let behind = if iommu { ", behind an IOMMU" } else { "" };
-                format!("the guest on {}{behind}", platform.name())
+            let figures = case.run(&bed, &tidemark);
+            let figures = figures.with_context(|| {
+                format!("the guest on {}, with {}", platform.name(), with.name())
             })?;
             requests += figures["requests"].as_u64().unwrap_or_default();
             bytes += figures["bytes"].as_u64().unwrap_or_default();
@@ -126,14 +157,19 @@ impl Case<'_> {
         }
         tree::make_sparse(&source.join("sparse"))?;
         guest.bytes("/sums", sums(&source)?.into_bytes());
-        if self.iommu {
+        if self.with == With::Iommu {
             guest.iommu();
         }
+        let options: &[&str] = match self.with {
+            With::AdminQueues => &["--admin-queues", "2"],
+            With::PackedQueues => &["--ring", "packed"],
+            With::Nothing | With::Iommu => &[],
+        };
 
         // A socket's path is limited to 108 bytes, which a deep workspace would exceed.
         let sockets = tempfile::tempdir()?;
         let socket = sockets.path().join("disk.sock");
-        let device = Served::vfio_user(tidemark, &socket, &disk, &[])?;
+        let device = Served::vfio_user(tidemark, &socket, &disk, options)?;
         guest.vfio_user(&socket).watch(device.process())?;
         let run = guest.boot(&dir, self.at_most);
         let (run, report) = device.finish_with(run)?;
@@ -155,21 +191,27 @@ impl Case<'_> {
             features.as_bytes().get(ACCESS_PLATFORM) == Some(&b'1'),
             "the guest's addresses need not be the device's: it took the features {features}"
         );
+        let packed = features.as_bytes().get(RING_PACKED) == Some(&b'1');
+        ensure!(
+            packed == (self.with == With::PackedQueues),
+            "packed queues were taken: {packed}; it took the features {features}"
+        );
         let seen = Capabilities::parse(run.serial.fact("config")?)?;
         ensure!(
             seen.virtio.contains(&TRACKER),
             "the guest does not see the tracker's capability: {seen:?}"
         );
         let (maps, unmaps) = (counted("dma_maps")?, counted("dma_unmaps")?);
-        let (domain, mapped) = match self.iommu {
-            true => ("DMA", maps >= MAPS_IOMMU && unmaps >= MAPS_IOMMU),
-            false => ("none", maps <= MAPS_PLAIN),
+        let (domain, mapped) = match self.with {
+            With::Iommu => ("DMA", maps >= MAPS_IOMMU && unmaps >= MAPS_IOMMU),
+            _ => ("none", maps <= MAPS_PLAIN),
         };
         run.serial.expect("iommu", domain)?;
         ensure!(
             mapped,
             "the device was told of {maps} maps and {unmaps} unmaps, with an IOMMU domain {domain}"
         );
+        let commands = self.judge_commands(features, &report)?;
         let blocks: u64 = run.serial.fact("sparse_blocks")?.parse()?;
         ensure!(
             blocks * 512 < tree::SPARSE_LENGTH / 2,
@@ -187,18 +229,60 @@ impl Case<'_> {
         Ok(json!({
             "kernel": self.platform.kernel.release,
             "qemu": self.platform.qemu.version,
-            "iommu": self.iommu,
+            "with": self.with.name(),
             "seconds": began.elapsed().as_secs_f64(),
             "guest_seconds": run.seconds,
             "requests": requests,
             "interrupts": counted("interrupts")?,
             "dma_maps": maps,
             "dma_unmaps": unmaps,
+            "admin_commands": commands,
             "entries": totals.entries,
             "files": totals.files,
             "bytes": totals.bytes,
         }))
     }
+}
+
+impl Case<'_> {
+    /// What the device answered to administration commands. Linux waits for each while it looks for
+    /// its devices, so one that was not answered would have held the guest up; but it has to have
+    /// sent some, or nothing is shown.
+    fn judge_commands(&self, features: &str, report: &Value) -> Result<Value> {
+        let commands = &report["admin_commands"];
+        let answers = commands.as_array();
+        let answers = answers.with_context(|| format!("no `admin_commands` in {report}"))?;
+        let taken = features.as_bytes().get(ADMIN_VQ) == Some(&b'1');
+        let knows = knows_admin_queues(&self.platform.kernel.release);
+        ensure!(
+            taken == (knows && self.with == With::AdminQueues),
+            "administration queues were taken: {taken}; the kernel knows them: {knows}"
+        );
+        ensure!(
+            taken != answers.is_empty(),
+            "administration queues were taken: {taken}; answered was {commands}"
+        );
+        // It asks for what an owner of virtual functions can do. This function is none, and has to
+        // say so; the kernel then leaves it at that.
+        let right = |answer: &Value| {
+            answer["command"] == "LIST_QUERY"
+                && answer["status"] == "EINVAL"
+                && answer["qualifier"] == "INVALID_GROUP"
+        };
+        ensure!(answers.iter().all(right), "answered was {commands}");
+        if taken {
+            println!("{}: answered {commands}", self.platform.name());
+        }
+        Ok(commands.clone())
+    }
+}
+
+/// Whether a kernel of this release has a driver for administration queues, which came with 6.8.
+fn knows_admin_queues(release: &str) -> bool {
+    let mut numbers = release
+        .split('.')
+        .map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(8))
 }
 
 /// The guest's work, with the sparse file made in place: an archive has no holes.

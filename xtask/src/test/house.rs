@@ -16,6 +16,7 @@ const UNSAFE: &[&str] = &[
     "device/src/blk/ring.rs",
     "device/src/dma/guard.rs",
     "device/src/tracker/bitmap.rs",
+    "device/src/tracker/records/table.rs",
     "device/src/tracker/window.rs",
     "driver/src/bus/vfio/raw.rs",
     "driver/src/dirty/scan.rs",

@@ -32,6 +32,7 @@ fact driver \"$(basename \"$(readlink /sys/block/vda/device/driver)\")\"
 tidemark journal --disk /dev/vda --depth 16 --block 64K --writes 20 --arena 64M \
     --progress 50 --control - --json <&3 2>&3 >/tmp/report || true
 fact journal \"$(tail -n 1 /tmp/report)\"
+fact features \"$(cat /sys/block/vda/device/features)\"
 ";
 
 /// One QEMU with its backend.
@@ -43,16 +44,22 @@ struct Side {
     address: String,
 }
 
-/// Both QEMUs, with the kernel of their own time.
-pub fn run(workspace: &Workspace, _options: &Options) -> Result<String> {
+/// Both QEMUs, with the kernel of their own time, and over packed queues the newest; both in the long
+/// variant.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
     let bed = testbed::ensure(workspace)?;
     let programs = Programs::new(workspace)?;
     let [newest, _, oldest, _] = bed.platforms();
     let mut all = Vec::new();
-    for platform in [oldest, newest] {
+    let mut runs = vec![(oldest, false), (newest, false), (newest, true)];
+    if options.full {
+        runs.push((oldest, true));
+    }
+    for (platform, packed) in runs {
         let bench = Bench::new(&bed, platform, &programs, "live", DISK)?;
+        let bench = if packed { bench.packed() } else { bench };
         let figures =
-            moves(&bench).with_context(|| format!("live migration on {}", platform.name()))?;
+            moves(&bench).with_context(|| format!("live migration on {}", bench.name()))?;
         bench.clean()?;
         all.push(figures);
     }
@@ -85,6 +92,7 @@ fn moves(bench: &Bench<'_>) -> Result<Value> {
     third.at_work()?;
     third.vm.send("stop")?;
     let run = third.vm.finish(AT_MOST)?;
+    bench.judge_ring(run.serial.fact("features")?)?;
     let journal: Value = serde_json::from_str(run.serial.fact("journal")?)?;
     ensure!(journal["good"] == true, "the journal found {journal}");
     let last = third.backend.finish()?;

@@ -29,8 +29,14 @@ use crate::workspace::Workspace;
 use maps::Maps;
 use pages::{Judgement, Pages};
 
-/// How the tracker of each device of the guest marks. The last is the negative control.
-const MARKINGS: [&str; 3] = ["bit", "byte", "off"];
+/// The devices of the guest: a name, how the tracker marks, and the queues. The third is the negative
+/// control.
+const DEVICES: [(&str, &str, &str); 4] = [
+    ("bit", "bit", "split"),
+    ("byte", "byte", "split"),
+    ("off", "off", "split"),
+    ("packed", "bit", "packed"),
+];
 const QUEUES: &str = "4";
 const SEED: &str = "7";
 const DISK: u64 = 64 << 20;
@@ -110,6 +116,7 @@ struct Proof<'a> {
 /// One device of the guest, and what it serves.
 struct Device {
     marking: &'static str,
+    ring: &'static str,
     served: Served,
     disk: PathBuf,
     log: PathBuf,
@@ -136,9 +143,10 @@ impl Proof<'_> {
         guest.kernel_arguments(NO_VIRTIO);
         guest.file("/bin/tidemark", self.in_guest);
         let mut devices = Vec::new();
-        for marking in MARKINGS {
-            let socket = sockets.path().join(marking);
-            let device = self.serve(&dir, &socket, marking)?;
+        for (name, marking, ring) in DEVICES {
+            let socket = sockets.path().join(name);
+            let files = dir.join(name);
+            let device = self.serve(&files, &socket, marking, ring)?;
             guest.vfio_user(&socket).watch(device.served.process())?;
             devices.push(device);
         }
@@ -168,18 +176,25 @@ impl Proof<'_> {
         }))
     }
 
-    fn serve(&self, dir: &Path, socket: &Path, marking: &'static str) -> Result<Device> {
-        let disk = dir.join(format!("{marking}.img"));
+    /// A device whose files begin with `files`.
+    fn serve(
+        &self,
+        files: &Path,
+        socket: &Path,
+        marking: &'static str,
+        ring: &'static str,
+    ) -> Result<Device> {
+        let disk = files.with_extension("img");
         File::create(&disk)?.set_len(DISK)?;
         // A journal of no request: every sector says which it is.
         let mut format = Command::new(self.tidemark);
         format.args(["journal", "--requests", "0", "--seed", SEED, "--disk"]);
         process::capture(format.arg(&disk))?;
-        let log = dir.join(format!("{marking}.maps"));
+        let log = files.with_extension("maps");
         let mut command = Command::new(self.tidemark);
         command
             .args(["device", "vfio-user", "--queues", QUEUES])
-            .args(["--marking", marking, "--socket-path"])
+            .args(["--marking", marking, "--ring", ring, "--socket-path"])
             .arg(socket)
             .arg("--disk")
             .arg(&disk)
@@ -187,6 +202,7 @@ impl Proof<'_> {
             .arg(&log);
         Ok(Device {
             marking,
+            ring,
             served: Served::spawn(&mut command)?,
             disk,
             log,
@@ -216,9 +232,10 @@ fn judge(vm: &Running, device: &Device) -> Result<Vec<Judgement>> {
 
         let dirty = report["dirty"].as_str().context("no harvest came")?;
         let judgement = before.judge(&after, dirty, &blocks)?;
-        device
-            .check(&judgement)
-            .with_context(|| format!("round {round}, marking {}: {judgement:?}", device.marking))?;
+        device.check(&judgement).with_context(|| {
+            let Device { marking, ring, .. } = device;
+            format!("round {round}, {ring} queues, marking {marking}: {judgement:?}")
+        })?;
         judgements.push(judgement);
     }
     Ok(judgements)
@@ -285,6 +302,11 @@ impl Device {
         ensure!(probe["virtio_type"] == "block", "the probe found {probe}");
         ensure!(!probe["tracker"].is_null(), "the probe found no tracker");
 
+        ensure!(
+            report["packed"] == (self.ring == "packed"),
+            "the guest's driver did not take {} queues: {report}",
+            self.ring
+        );
         let requests = &report["requests"];
         let number = |value: &Value| value.as_u64().unwrap_or(u64::MAX);
         let submitted = number(&requests["submitted"]);
@@ -336,6 +358,7 @@ impl Device {
         };
         Ok(json!({
             "marking": self.marking,
+            "ring": self.ring,
             "compared": total(|round| round.compared),
             "changed": total(|round| round.changed),
             "lost": total(|round| round.lost),

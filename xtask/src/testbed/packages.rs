@@ -162,48 +162,77 @@ impl Step for Tools<'_> {
     }
 }
 
-/// The program of the git step.
-pub const GIT: &str = "usr/bin/git";
+/// The release of Xen that Debian 12 has; its packages carry the version in their names.
+const XEN: &str = "xen-utils-4.17";
+const PYTHON: &str = "python3.11";
+const XEN_VERIFIER: &str = "usr/lib/xen-4.17/bin/verify-stream-v2";
+const XEN_MODULES: &str = "usr/lib/xen-4.17/lib/python";
 
-/// A git that knows both formats of references: what our names are held against.
-pub struct Git<'a> {
-    /// Where it comes from.
+/// Xen's verifier of migration streams, and the Python that it is written for. Its package alone:
+/// what that depends on is a hypervisor's.
+pub struct XenStep<'a> {
+    /// Where they come from.
     pub apt: &'a Apt<'a>,
 }
 
-impl Step for Git<'_> {
+impl Step for XenStep<'_> {
     fn name(&self) -> &'static str {
-        "git"
+        "xen"
     }
 
     fn recipe(&self) -> String {
-        format!(
-            "git with dependencies of {}, launchers: {}",
-            self.apt.suites(),
-            launcher(GIT, GIT)
-        )
+        let suites = self.apt.suites();
+        format!("{PYTHON} with dependencies and {XEN} alone of {suites}")
     }
 
     fn build(&self, dir: &Path) -> Result<()> {
-        install(self.apt, &["git"], dir)?;
-        Foreign::new(dir.to_path_buf()).launch("git", GIT)
+        install(self.apt, &[PYTHON], dir)?;
+        for package in self.apt.download_alone(&[XEN])? {
+            unpack(&package, dir)?;
+        }
+        Ok(())
     }
 
     fn check(&self, dir: &Path) -> Result<Findings> {
         let foreign = Foreign::new(dir.to_path_buf());
-        foreign.libraries(GIT)?;
-        let text =
-            process::capture(Command::new(dir.join(LAUNCHERS).join("git")).arg("--version"))?;
-        let version = version(&text).with_context(|| format!("`git --version` printed: {text}"))?;
+        foreign.libraries(&format!("usr/bin/{PYTHON}"))?;
+        let text = process::capture(python(&foreign)?.arg("--version"))?;
+        let version = version(&text).with_context(|| format!("python printed: {text}"))?;
+        let modules = "import xen.migration.libxl as xl; print(hex(xl.HDR_IDENT))";
+        let ident = process::capture(python(&foreign)?.args(["-c", modules]))?;
         ensure!(
-            major_minor(version) >= (2, 45),
-            "git {version} came, and `git init --ref-format` needs 2.45 or newer"
+            ident.trim() == "0x4c6962786c466d74",
+            "Xen's modules say that a stream starts with {ident}"
         );
-        Ok(Findings::default().with("git", version))
+        let help = process::capture(python(&foreign)?.arg(xen_verifier(&foreign)).arg("--help"))?;
+        ensure!(
+            help.contains("libxl"),
+            "Xen's verifier knows no libxl streams: {help}"
+        );
+        Ok(Findings::default()
+            .with("python", version)
+            .with("xen", XEN.trim_start_matches("xen-utils-")))
     }
 }
 
-fn install(apt: &Apt<'_>, packages: &[&str], dir: &Path) -> Result<()> {
+/// Python with Xen's modules, out of the folder of [`XenStep`].
+pub fn python(foreign: &Foreign) -> Result<Command> {
+    let mut command = foreign.command(&format!("usr/bin/{PYTHON}"))?;
+    command
+        .args(["-B", "-s"])
+        .env("PYTHONHOME", foreign.root.join("usr"))
+        .env("PYTHONPATH", foreign.root.join(XEN_MODULES))
+        .env("LC_ALL", "C");
+    Ok(command)
+}
+
+/// The script itself.
+pub fn xen_verifier(foreign: &Foreign) -> PathBuf {
+    foreign.root.join(XEN_VERIFIER)
+}
+
+/// Unpacks packages and what they depend on.
+pub(super) fn install(apt: &Apt<'_>, packages: &[&str], dir: &Path) -> Result<()> {
     for package in apt.download_with_dependencies(packages)? {
         unpack(&package, dir)?;
     }
@@ -212,7 +241,7 @@ fn install(apt: &Apt<'_>, packages: &[&str], dir: &Path) -> Result<()> {
 
 /// The first word of a program's version text that is a version: `QEMU emulator version 11.1.3 …`,
 /// `BusyBox v1.35.0 …`, `kmod version 30`.
-fn version(text: &str) -> Option<&str> {
+pub(super) fn version(text: &str) -> Option<&str> {
     let words = text
         .split_whitespace()
         .map(|word| word.strip_prefix('v').unwrap_or(word));

@@ -1,12 +1,9 @@
 //! Modes and parts of members.
 
 use super::bench::{Bench, PATIENCE, map, memory, negotiate, set_queue, u16_at, u32_at};
-use crate::function::{AdminConfig, FunctionConfig, PciFunction};
-use crate::queue::Virtqueue;
+use crate::function::PciFunction;
 use crate::status::State;
-use crate::virtio::{Progress, QueueError, VirtioDevice};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Condvar, Mutex};
 
 const PARTS_GET: u16 = 0x0f;
 const PARTS_SET: u16 = 0x10;
@@ -14,24 +11,24 @@ const MODE_SET: u16 = 0x11;
 const HEADER: [u8; 8] = [0; 8];
 
 /// Object 0 gets the parts of the member, object 1 sets them.
-fn objects(bench: &Bench, member: u64) {
+pub(super) fn objects(bench: &Bench, member: u64) {
     bench.limits(8, 8);
     assert_eq!(bench.create(member, 0, 0), (0, 0));
     assert_eq!(bench.create(member, 1, 1), (0, 0));
 }
 
-fn stop(bench: &Bench, member: u64, stopped: bool) -> (u16, u16) {
+pub(super) fn stop(bench: &Bench, member: u64, stopped: bool) -> (u16, u16) {
     bench.status(MODE_SET, 1, member, &[u8::from(stopped)], 8)
 }
 
-fn all_parts(bench: &Bench, member: u64) -> Vec<u8> {
+pub(super) fn all_parts(bench: &Bench, member: u64) -> Vec<u8> {
     let data = [&HEADER[..], &[1, 0, 0, 0, 0, 0, 0, 0]].concat();
     let answer = bench.command(PARTS_GET, 1, member, &data, 0x4000);
     assert_eq!(u16_at(&answer, 0), 0);
     answer[8..].to_vec()
 }
 
-fn set_parts(bench: &Bench, member: u64, parts: &[u8]) -> (u16, u16) {
+pub(super) fn set_parts(bench: &Bench, member: u64, parts: &[u8]) -> (u16, u16) {
     let data = [&[0, 0, 0, 0, 1, 0, 0, 0], parts].concat();
     bench.status(PARTS_SET, 1, member, &data, 8)
 }
@@ -53,7 +50,7 @@ fn split(parts: &[u8]) -> Vec<(u16, u16, Vec<u8>)> {
     all
 }
 
-fn part(part_type: u16, flags: u8, selector: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn part(part_type: u16, flags: u8, selector: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = part_type.to_le_bytes().to_vec();
     bytes.extend([flags, 0]);
     bytes.extend(selector.to_le_bytes());
@@ -64,7 +61,7 @@ fn part(part_type: u16, flags: u8, selector: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// A driver with one ring in memory of its own: an entropy device that fills `buffers` pages.
-fn run(member: &PciFunction, memory: &std::fs::File) {
+pub(super) fn run(member: &PciFunction, memory: &std::fs::File) {
     map(member, memory);
     negotiate(member, 1 << 32 | 1 << 43 | 1 << 44);
     member.bar_write(0, 0x10, &0_u16.to_le_bytes());
@@ -332,134 +329,4 @@ fn a_reset_clears_the_parts_and_leaves_the_objects() {
         (16, 1),
         "a function level reset lets it go on"
     );
-}
-
-/// A device type whose queue takes as long as a test wants it to.
-#[derive(Debug, Default)]
-struct Slow {
-    busy: Mutex<bool>,
-    hold: Mutex<bool>,
-    moved: Condvar,
-}
-
-impl Slow {
-    fn hold(&self, on: bool) {
-        *self.hold.lock().unwrap() = on;
-        self.moved.notify_all();
-    }
-}
-
-impl VirtioDevice for Slow {
-    fn device_id(&self) -> u16 {
-        4
-    }
-    fn pci_class(&self) -> u32 {
-        0xff_00_00
-    }
-    fn features(&self) -> u64 {
-        0
-    }
-    fn num_queues(&self) -> u16 {
-        1
-    }
-    fn queue_max_size(&self, _: u16) -> u16 {
-        256
-    }
-    fn config_len(&self) -> usize {
-        0
-    }
-    fn config(&self) -> Vec<u8> {
-        Vec::new()
-    }
-    fn config_write(&self, _: usize, _: &[u8]) -> bool {
-        false
-    }
-    fn negotiated(&self, _: u64) {}
-    fn reset(&self) {}
-    fn process(
-        &self,
-        _: u16,
-        _: &mut Virtqueue,
-        _: &crate::dma::Dma,
-        _: &mut dyn FnMut(),
-    ) -> Result<Progress, QueueError> {
-        let hold = self.hold.lock().unwrap();
-        *self.busy.lock().unwrap() = true;
-        self.moved.notify_all();
-        let _held = self.moved.wait_while(hold, |hold| *hold).unwrap();
-        *self.busy.lock().unwrap() = false;
-        Ok(Progress::Idle)
-    }
-}
-
-/// Commands that wait hold up nobody but those behind them in their own queue.
-#[test]
-fn a_stop_and_a_reset_are_waited_for_in_order() {
-    let slow = Arc::new(Slow::default());
-    slow.hold(true);
-    let device: Arc<dyn VirtioDevice> = Arc::clone(&slow) as Arc<dyn VirtioDevice>;
-    let member = PciFunction::new(FunctionConfig::default(), device);
-    let memory = memory();
-    run(&member, &memory);
-    let admin = AdminConfig {
-        queues: 2,
-        ..AdminConfig::default()
-    };
-    let bench = Bench::owning(admin, Arc::clone(&member));
-    let hold = slow.hold.lock().unwrap();
-    drop(
-        slow.moved
-            .wait_while(hold, |_| !*slow.busy.lock().unwrap())
-            .unwrap(),
-    );
-
-    let stop = |on: u8| Bench::encode(MODE_SET, 1, 1, &[on]);
-    let query = Bench::encode(0, 0, 0, &[]);
-    let first = bench.submit(0, &stop(1), 8);
-    // Answered at once, by the other queue.
-    assert_eq!(bench.raw(1, &query, 8).0, 8);
-    assert_eq!(bench.used(0), first, "the member is still at work");
-    slow.hold(false);
-    assert_eq!(bench.finish(0, first), 8);
-    assert_eq!(u16_at(&bench.result(0, 2), 0), 0);
-
-    // A reset that goes on: the command waits for its end (DP-12).
-    let resumed = bench.submit(0, &stop(0), 8);
-    bench.finish(0, resumed);
-    slow.hold(true);
-    member.bar_write(0, 0x3000, &[0, 0]);
-    let hold = slow.hold.lock().unwrap();
-    drop(
-        slow.moved
-            .wait_while(hold, |_| !*slow.busy.lock().unwrap())
-            .unwrap(),
-    );
-    member.reset();
-    let waiting = bench.submit(0, &stop(1), 8);
-    assert_eq!(bench.raw(1, &query, 8).0, 8);
-    assert_eq!(bench.used(0), waiting);
-    assert_ne!(member.state(), State::Reset);
-    slow.hold(false);
-    bench.finish(0, waiting);
-    assert_eq!(member.state(), State::Reset);
-
-    // A command in flight when the owner is reset is forgotten, and nobody hangs.
-    let resumed = bench.submit(0, &stop(0), 8);
-    bench.finish(0, resumed);
-    run(&member, &memory);
-    slow.hold(true);
-    member.bar_write(0, 0x3000, &[0, 0]);
-    let hold = slow.hold.lock().unwrap();
-    drop(
-        slow.moved
-            .wait_while(hold, |_| !*slow.busy.lock().unwrap())
-            .unwrap(),
-    );
-    bench.submit(0, &stop(1), 8);
-    bench.reset();
-    slow.hold(false);
-    bench.bring_up();
-    bench.enable_vfs(1);
-    bench.use_lists();
-    assert_eq!(bench.status(MODE_SET, 1, 1, &[0], 8), (0, 0));
 }

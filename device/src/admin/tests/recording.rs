@@ -29,7 +29,12 @@ pub(super) fn read(start: u64, length: u64, page_size: u64) -> Vec<u8> {
 }
 
 /// Reads once: pages in ascending order, and the flags MORE and OVERFLOW.
-fn records(bench: &Bench, group: u16, member: u64, room: usize) -> (Vec<u64>, bool, bool) {
+pub(super) fn records(
+    bench: &Bench,
+    group: u16,
+    member: u64,
+    room: usize,
+) -> (Vec<u64>, bool, bool) {
     let data = read(0, 1 << 40, 0);
     let answer = bench.command(READ, group, member, &data, room);
     assert_eq!(u16_at(&answer, 0), 0);
@@ -44,7 +49,7 @@ fn records(bench: &Bench, group: u16, member: u64, room: usize) -> (Vec<u64>, bo
 }
 
 /// The member writes some bytes.
-fn touch(member: &PciFunction, iova: u64, len: usize) {
+pub(super) fn touch(member: &PciFunction, iova: u64, len: usize) {
     let mem = member.dma().enter();
     let mut burst = mem.burst();
     burst.write(iova, &vec![1; len]).unwrap();

@@ -59,6 +59,7 @@ fn queues_start_with_driver_ok_and_as_configured() {
     bench.write8(STATUS, 0x0f);
     assert_eq!(bench.running_queues(), [1]);
     let expected = QueueConfig {
+        packed: false,
         size: 64,
         desc: 2 << 32 | 1,
         driver: 4 << 32 | 3,

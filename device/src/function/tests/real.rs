@@ -4,6 +4,7 @@
 
 use super::{Sink, at};
 use crate::function::{FunctionConfig, InterruptSink, MsixOwner, PciFunction};
+use crate::queue::{InflightShape, InflightTable};
 use crate::rng::RngDevice;
 use crate::tracker::Marking;
 use spec::queue_state::QueueState;
@@ -318,4 +319,33 @@ fn many_threads_at_the_registers() {
     });
     assert!(function.reset_and_wait(PATIENCE));
     assert_eq!(driver.status(), 0);
+}
+
+/// The table of what is in flight is for split queues.
+#[test]
+fn packed_queues_are_offered_where_asked_for_and_not_beside_an_inflight_table() {
+    let all = FunctionConfig {
+        features: FunctionConfig::SUPPORTED,
+        ..FunctionConfig::default()
+    };
+    let shape = InflightShape {
+        queues: 1,
+        queue_size: 256,
+    };
+    let table = || {
+        let file = InflightTable::new_file(shape).expect("a file");
+        InflightTable::open(&file, 0, shape.bytes(), shape).expect("a table")
+    };
+    for (config, inflight, offered) in [
+        (FunctionConfig::default(), None, false),
+        (all, None, true),
+        (all, Some(table()), false),
+    ] {
+        let rng = RngDevice::seeded(7);
+        let function = PciFunction::with_inflight(config, rng, inflight);
+        function.bar_write(0, 0, &1_u32.to_le_bytes());
+        let mut features = [0; 4];
+        function.bar_read(0, 4, &mut features);
+        assert_eq!(u32::from_le_bytes(features) >> 2 & 1 == 1, offered);
+    }
 }

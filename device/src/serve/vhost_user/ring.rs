@@ -23,12 +23,39 @@ pub(super) struct Areas {
 pub(super) struct Ring {
     pub size: u16,
     pub areas: Option<Areas>,
-    /// Where to go on, or where it stopped.
-    pub base: u16,
+    /// Where to go on, or where it stopped; `None` is the beginning.
+    pub base: Option<Base>,
     pub enabled: bool,
     /// The frontend said how it will kick: the ring may start.
     pub kicked: bool,
     pub running: bool,
+}
+
+/// Where a ring stands, as messages have it: of a split ring the available index; of a packed one
+/// the available state in the lower half and the used state in the upper half, index and wrap
+/// counter each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Base(pub u32);
+
+impl Base {
+    pub(super) fn of(state: QueueState, packed: bool) -> Self {
+        let (avail, used) = (u32::from(state.avail), u32::from(state.used));
+        Self(if packed { avail | used << 16 } else { avail })
+    }
+
+    /// `None` if no split ring can stand there. The used index of one is in its memory.
+    pub(super) fn state(self, packed: bool) -> Option<QueueState> {
+        let [a, b, c, d] = self.0.to_le_bytes();
+        let (low, high) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+        if packed {
+            let (avail, used) = (low, high);
+            return Some(QueueState { avail, used });
+        }
+        (high == 0).then_some(QueueState {
+            avail: low,
+            used: low,
+        })
+    }
 }
 
 /// What the frontend is told of one ring.
@@ -133,5 +160,24 @@ fn event(
 fn signal(file: Option<&File>) {
     if let Some(mut file) = file {
         let _ = file.write(&1u64.to_ne_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_tells_where_either_ring_stands() {
+        let state = |avail, used| QueueState { avail, used };
+        assert_eq!(
+            Base(0x8000_8000).state(true),
+            Some(QueueState::PACKED_DEFAULT)
+        );
+        assert_eq!(Base(0x0003_8005).state(true), Some(state(0x8005, 3)));
+        assert_eq!(Base::of(state(0x8005, 3), true), Base(0x0003_8005));
+        assert_eq!(Base(0xffff).state(false), Some(state(0xffff, 0xffff)));
+        assert_eq!(Base(0x1_0000).state(false), None);
+        assert_eq!(Base::of(state(7, 7), false), Base(7));
     }
 }

@@ -5,7 +5,7 @@
 
 use super::kicks::Kicks;
 use super::memory::{REGIONS_MAX, Regions};
-use super::ring::{Areas, Outlets, Ring};
+use super::ring::{Areas, Base, Outlets, Ring};
 use super::{Counters, DRAIN_WAIT, Refused, ServeError};
 use crate::dma::{Dma, RingMarks};
 use crate::engine::{Engine, EngineEvents};
@@ -37,6 +37,8 @@ const NOT_VIRTIO: u64 = LOG_ALL | PROTOCOL_FEATURES;
 pub(super) struct Session {
     device: Arc<dyn VirtioDevice>,
     marking: Marking,
+    /// Whether packed rings are offered, and then no in-flight tables.
+    packed: bool,
     counters: Arc<Counters>,
     dma: Arc<Dma>,
     engine: Arc<Engine>,
@@ -58,6 +60,7 @@ impl Session {
     pub(super) fn new(
         device: Arc<dyn VirtioDevice>,
         marking: Marking,
+        packed: bool,
         counters: Arc<Counters>,
     ) -> std::result::Result<Self, ServeError> {
         let rings = usize::from(device.num_queues());
@@ -70,6 +73,7 @@ impl Session {
             kicks: Kicks::new(Arc::clone(&engine), rings)?,
             device,
             marking,
+            packed,
             counters,
             dma,
             engine,
@@ -98,8 +102,9 @@ impl Session {
     }
 
     fn offered(&self) -> u64 {
-        let transport =
+        let mut transport =
             Features::VERSION_1 | Features::RING_INDIRECT_DESC | Features::RING_EVENT_IDX;
+        transport.set(Features::RING_PACKED, self.packed);
         self.device.features() | transport.bits() | NOT_VIRTIO
     }
 
@@ -107,22 +112,23 @@ impl Session {
     fn settle(&self, state: &mut State, index: usize) -> std::result::Result<(), Refused> {
         let enabled_always = state.features & PROTOCOL_FEATURES == 0;
         let event_idx = state.features & Features::RING_EVENT_IDX.bits() != 0;
+        let packed = state.packed();
         let inflight = state.inflight.clone();
         let ring = state.ring(index)?;
         let wanted = ring.kicked && (ring.enabled || enabled_always);
         match ring.areas {
             Some(areas) if wanted && !ring.running => {
                 let bad = |error| Refused::Start { index, error };
+                let begin = QueueState::default_of(packed);
+                let from = ring.base.map_or(Some(begin), |base| base.state(packed));
                 let config = QueueConfig {
                     size: ring.size,
                     desc: areas.desc,
                     driver: areas.avail,
                     device: areas.used,
+                    packed,
                     event_idx,
-                    state: QueueState {
-                        avail: ring.base,
-                        used: ring.base,
-                    },
+                    state: from.ok_or_else(|| no_base(index, ring.base))?,
                 };
                 let number = number(index);
                 match inflight {
@@ -146,17 +152,23 @@ impl Session {
                 ring.running = true;
                 Counters::add(&self.counters.ring_starts, 1);
             }
-            _ if !wanted && ring.running => self.stop(ring, index)?,
+            _ if !wanted && ring.running => self.stop(ring, index, packed)?,
             _ => {}
         }
         Ok(())
     }
 
     /// Stops a ring and waits until nothing of it is in flight.
-    fn stop(&self, ring: &mut Ring, index: usize) -> std::result::Result<(), Refused> {
+    fn stop(
+        &self,
+        ring: &mut Ring,
+        index: usize,
+        packed: bool,
+    ) -> std::result::Result<(), Refused> {
         if self.engine.stop(number(index)) {
             let stopped = self.outlets.wait_stopped(index, DRAIN_WAIT);
-            ring.base = stopped.ok_or(Refused::Stuck { index })?.avail;
+            let stopped = stopped.ok_or(Refused::Stuck { index })?;
+            ring.base = Some(Base::of(stopped, packed));
         }
         ring.running = false;
         Ok(())
@@ -164,6 +176,7 @@ impl Session {
 
     /// All of them are told first, so that they end at the same time.
     fn stop_all(&self, state: &mut State) -> std::result::Result<(), Refused> {
+        let packed = state.packed();
         let running = |ring: &(usize, &mut Ring)| ring.1.running;
         for (index, _) in state.rings.iter_mut().enumerate().filter(running) {
             self.kicks.forget(index);
@@ -171,7 +184,8 @@ impl Session {
         }
         for (index, ring) in state.rings.iter_mut().enumerate().filter(running) {
             let stopped = self.outlets.wait_stopped(index, DRAIN_WAIT);
-            ring.base = stopped.ok_or(Refused::Stuck { index })?.avail;
+            let stopped = stopped.ok_or(Refused::Stuck { index })?;
+            ring.base = Some(Base::of(stopped, packed));
             ring.running = false;
         }
         Ok(())
@@ -183,7 +197,7 @@ impl Session {
         for (index, ring) in state.rings.iter_mut().enumerate() {
             self.kicks.forget(index);
             if let Some(areas) = ring.areas {
-                self.dma.set_ring_marks(areas.used, RingMarks::LikeData);
+                self.forget_marks(areas);
             }
             *ring = Ring::default();
         }
@@ -195,6 +209,10 @@ impl Session {
 }
 
 impl State {
+    fn packed(&self) -> bool {
+        self.features & Features::RING_PACKED.bits() != 0
+    }
+
     fn ring(&mut self, index: usize) -> std::result::Result<&mut Ring, Refused> {
         let rings = self.rings.len();
         self.rings.get_mut(index).ok_or(Refused::NoRing {
@@ -281,14 +299,16 @@ impl VhostUserBackendReqHandler for Session {
 
     fn set_vring_num(&self, index: u32, num: u32) -> Result<()> {
         let mut state = self.lock();
+        let packed = state.packed();
         let ring = state.standing(index, "its size is set")?;
         let index = position(index);
         let most = self.device.queue_max_size(number(index));
         let size = u16::try_from(num).ok();
-        let size = size.filter(|&size| size.is_power_of_two() && size <= most);
+        let shape = |size: u16| size.is_power_of_two() || packed && size != 0;
+        let size = size.filter(|&size| shape(size) && size <= most);
         ring.size = size.ok_or_else(|| Refused::Ring {
             index,
-            what: format!("{num} entries; a power of two up to {most} expected"),
+            what: format!("{num} entries; up to {most} expected, of a split ring a power of two"),
         })?;
         Ok(())
     }
@@ -322,37 +342,52 @@ impl VhostUserBackendReqHandler for Session {
             return Err(Refused::Running { what }.into());
         }
         if let Some(before) = ring.areas.replace(areas).filter(|&before| before != areas) {
-            self.dma.set_ring_marks(before.used, RingMarks::LikeData);
+            self.forget_marks(before);
         }
-        let marks = if flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG) {
-            RingMarks::At(log)
-        } else {
-            RingMarks::Off
+        let logged = flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG);
+        let marks = |at| {
+            if logged {
+                RingMarks::At(at)
+            } else {
+                RingMarks::Off
+            }
         };
-        self.dma.set_ring_marks(areas.used, marks);
+        self.dma.set_ring_marks(areas.used, marks(log));
+        if state.packed() {
+            // The log's address is that of the third area; the ring itself the frontend knows.
+            self.dma.set_ring_marks(areas.desc, marks(areas.desc));
+        }
         Ok(self.settle(&mut state, index)?)
     }
 
     fn set_vring_base(&self, index: u32, base: u32) -> Result<()> {
         let mut state = self.lock();
+        let packed = state.packed();
         let ring = state.standing(index, "its base is set")?;
-        ring.base = u16::try_from(base).map_err(|_| Refused::Ring {
-            index: position(index),
-            what: format!("base {base:#x}; an index of 16 bits expected"),
-        })?;
+        let base = Some(Base(base));
+        let fits = base.is_some_and(|base| base.state(packed).is_some());
+        if !fits {
+            return Err(no_base(position(index), base).into());
+        }
+        ring.base = base;
         Ok(())
     }
 
     fn get_vring_base(&self, index: u32) -> Result<VhostUserVringState> {
         let mut state = self.lock();
         let at = position(index);
+        let packed = state.packed();
         let ring = state.ring(at)?;
         self.kicks.forget(at);
         ring.kicked = false;
         if ring.running {
-            self.stop(ring, at)?;
+            self.stop(ring, at, packed)?;
         }
-        Ok(VhostUserVringState::new(index, ring.base.into()))
+        let begin = Base::of(QueueState::default_of(packed), packed);
+        Ok(VhostUserVringState::new(
+            index,
+            ring.base.unwrap_or(begin).0,
+        ))
     }
 
     fn set_vring_kick(&self, index: u8, file: Option<File>) -> Result<()> {
@@ -380,13 +415,15 @@ impl VhostUserBackendReqHandler for Session {
     }
 
     fn get_protocol_features(&self) -> Result<Protocol> {
-        Ok(Protocol::MQ
+        let mut offered = Protocol::MQ
             | Protocol::LOG_SHMFD
             | Protocol::REPLY_ACK
             | Protocol::CONFIG
-            | Protocol::INFLIGHT_SHMFD
             | Protocol::RESET_DEVICE
-            | Protocol::CONFIGURE_MEM_SLOTS)
+            | Protocol::CONFIGURE_MEM_SLOTS;
+        // The table of a packed ring has a layout of its own.
+        offered.set(Protocol::INFLIGHT_SHMFD, !self.packed);
+        Ok(offered)
     }
 
     fn set_protocol_features(&self, features: u64) -> Result<()> {
@@ -501,7 +538,23 @@ impl VhostUserBackendReqHandler for Session {
     }
 }
 
+/// What is said of a base that no split ring has.
+fn no_base(index: usize, base: Option<Base>) -> Refused {
+    let base = base.map_or(0, |base| base.0);
+    Refused::Ring {
+        index,
+        what: format!("base {base:#x}; of a split ring an index of 16 bits is expected"),
+    }
+}
+
 impl Session {
+    /// A ring is there no longer.
+    fn forget_marks(&self, areas: Areas) {
+        for area in [areas.used, areas.desc] {
+            self.dma.set_ring_marks(area, RingMarks::LikeData);
+        }
+    }
+
     /// The shape of a table for at most the device's rings.
     fn shape(&self, table: &VhostUserInflight) -> std::result::Result<InflightShape, Refused> {
         let most = self.device.num_queues();

@@ -6,3 +6,4 @@ mod hostile;
 mod life;
 mod log;
 mod memory;
+mod packed;

@@ -113,6 +113,11 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(marking: Marking) -> Self {
+        Self::offering(marking, false)
+    }
+
+    /// One that offers packed rings too, or not.
+    pub(super) fn offering(marking: Marking, packed: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk.sock");
         let disk = TestDisk::new();
@@ -122,7 +127,8 @@ impl Server {
             ..BlkOptions::default()
         };
         let device = BlkDevice::with_disk(Box::new(Shared(Arc::clone(&disk))), options).unwrap();
-        let server = Arc::new(VhostUserServer::new(device, marking).unwrap());
+        let server = VhostUserServer::new(device, marking).unwrap();
+        let server = Arc::new(server.offering_packed(packed));
         let listener = VhostUserListener::bind(&path).unwrap();
         let running = Arc::clone(&server);
         let thread = std::thread::spawn(move || running.run(listener.listener()).unwrap());

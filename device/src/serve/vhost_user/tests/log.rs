@@ -10,9 +10,9 @@ use vhost::vhost_user::VhostUserFrontend;
 
 const PAGE: u64 = 4096;
 /// A log for all of memory: it begins at guest physical address 0.
-const LOG: u64 = (BASE + MEMORY) / PAGE / 8;
+pub(super) const LOG: u64 = (BASE + MEMORY) / PAGE / 8;
 
-fn logged(log: &File, offset: u64) -> BTreeSet<u64> {
+pub(super) fn logged(log: &File, offset: u64) -> BTreeSet<u64> {
     let mut bytes = vec![0; usize::try_from(log.metadata().unwrap().len() - offset).unwrap()];
     log.read_exact_at(&mut bytes, offset).unwrap();
     let pages = (0u64..).zip(&bytes);
@@ -30,12 +30,12 @@ fn clear(log: &File) {
     log.write_all_at(&zeroes, 0).unwrap();
 }
 
-fn memory(front: &Front) -> Vec<u8> {
+pub(super) fn memory(front: &Front) -> Vec<u8> {
     front.guest.read(BASE, usize::try_from(MEMORY).unwrap())
 }
 
 /// Pages, by guest physical address, that differ.
-fn changed(before: &[u8], after: &[u8]) -> BTreeSet<u64> {
+pub(super) fn changed(before: &[u8], after: &[u8]) -> BTreeSet<u64> {
     let pages = before.chunks(4096).zip(after.chunks(4096));
     (BASE / PAGE..)
         .zip(pages)

@@ -1,0 +1,193 @@
+//! Mutants of the common configuration, of reset and of features.
+
+use super::frame::{Access, Defect, Function, Mutant, SOUND};
+use driver::bus::BusError;
+use spec_tests::clause;
+use spec_tests::constants::{cfg_type, feature, reg, status};
+
+/// Presents other feature bits 32 to 63 than the sound function.
+fn high_features(
+    function: &Function,
+    access: Access,
+    data: &mut [u8],
+    change: fn(u32) -> u32,
+) -> Result<(), BusError> {
+    let selected =
+        function.is(access, reg::DEVICE_FEATURE) && function.get(reg::DEVICE_FEATURE_SELECT)? == 1;
+    if selected && let Ok(bits) = <[u8; 4]>::try_from(&*data) {
+        data.copy_from_slice(&change(u32::from_le_bytes(bits)).to_le_bytes());
+    }
+    Ok(())
+}
+
+pub const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "loses_reset",
+        clauses: &["RS-1", "PC-5"],
+        defect: Defect {
+            write: |at, access, value| {
+                Ok(!(at.is(access, reg::DEVICE_STATUS) && value == 0 && at.suspended()?))
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "keeps_queue_enable",
+        clauses: &[clause!(common "D8")],
+        defect: Defect {
+            resetting: |at| {
+                at.remember("enabled", at.get(reg::QUEUE_ENABLE)?);
+                Ok(())
+            },
+            read: |at, access, data| {
+                if at.is(access, reg::QUEUE_ENABLE) && at.get(reg::DEVICE_STATUS)? == 0 {
+                    data[0] |= u8::from(at.recall("enabled") == Some(1));
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "keeps_vectors",
+        clauses: &[clause!(msix "D7")],
+        defect: Defect {
+            write: |at, access, value| {
+                if at.is(access, reg::CONFIG_MSIX_VECTOR) {
+                    at.remember("vector", value);
+                }
+                Ok(true)
+            },
+            read: |at, access, data| {
+                if at.is(access, reg::CONFIG_MSIX_VECTOR)
+                    && at.recall("vector") == Some(0)
+                    && data == [0xff, 0xff]
+                {
+                    data.fill(0);
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "accepts_everything",
+        clauses: &[clause!(features "D2")],
+        defect: Defect {
+            write: |at, access, value| {
+                if at.is(access, reg::DEVICE_STATUS) {
+                    at.remember("status", value);
+                }
+                Ok(true)
+            },
+            read: |at, access, data| {
+                let agreed = at.recall("status") == Some(u64::from(status::AGREED));
+                if at.is(access, reg::DEVICE_STATUS) && agreed {
+                    data[0] = status::AGREED;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "offers_reserved",
+        clauses: &[clause!(features "D3")],
+        defect: Defect {
+            read: |at, access, data| {
+                high_features(at, access, data, |bits| {
+                    bits | (feature::RESERVED >> 32) as u32
+                })
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "no_version_1",
+        clauses: &[clause!(reserved "D1")],
+        defect: Defect {
+            read: |at, access, data| high_features(at, access, data, |bits| bits & !1),
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "couples_halves",
+        clauses: &["PC-1", "TL-4"],
+        defect: Defect {
+            wrote: |at, access, _| {
+                for [low, high] in [reg::QUEUE_DESC, reg::QUEUE_DRIVER, reg::TRACKER_ADDR] {
+                    if at.is(access, low) {
+                        at.put(high, 0)?;
+                    }
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "frozen_generation",
+        clauses: &["PC-4"],
+        defect: Defect {
+            read: |at, access, data| {
+                if at.is(access, reg::CONFIG_GENERATION) {
+                    data[0] = 0;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "cache_mode_without_flush",
+        clauses: &[clause!(features "D1"), clause!(blk_init "D1")],
+        defect: Defect {
+            read: |at, access, data| {
+                if at.is(access, reg::DEVICE_FEATURE) && at.get(reg::DEVICE_FEATURE_SELECT)? == 0 {
+                    data[1] &= !2;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "phantom_queues",
+        clauses: &[clause!(common "D14")],
+        defect: Defect {
+            read: |at, access, data| {
+                if at.is(access, reg::QUEUE_SIZE) && data == [0, 0] {
+                    data[0] = 64;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "doorbells_six_apart",
+        clauses: &[clause!(doorbell "D3"), clause!(doorbell "D6")],
+        defect: Defect {
+            config_read: |at, offset, data| {
+                let cap = at.caps.first(cfg_type::NOTIFY).map(|cap| cap.at);
+                if cap.is_some_and(|cap| offset == cap + 16) && data.len() == 4 {
+                    data.copy_from_slice(&6_u32.to_le_bytes());
+                }
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "odd_device_configuration",
+        clauses: &[clause!(device_config "D1")],
+        defect: Defect {
+            config_read: |at, offset, data| {
+                let cap = at.caps.first(cfg_type::DEVICE).map(|cap| cap.at);
+                if cap.is_some_and(|cap| offset == cap + 8) {
+                    data[0] |= 1;
+                }
+            },
+            ..SOUND
+        },
+    },
+];
