@@ -16,7 +16,7 @@
 //! `vm/7/disk0` be created by the same batch. What is to be replaced goes into the batch's skip set.
 //!
 //! [`judge`] serves both ways to apply a batch ([`Mode`]): all or nothing, or each change by itself.
-//! The caller holds the lock of what it judges until the batch is applied.
+//! The caller holds the lock of what it judges ([`crate::lock`]) until the batch is applied.
 
 mod judge;
 mod name;
