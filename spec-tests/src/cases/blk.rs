@@ -232,7 +232,7 @@ fn unzoned(bench: &Bench) -> Judged {
     bench.is_disk()?;
     let offered = bench.offered()?;
     if bench.insisted(offered)? & feature::BLK_ZONED != 0 {
-        return Err(Stop::NotApplicable(Absent::Part("way without zones")));
+        return Err(Stop::NotApplicable(Absent::UNZONED));
     }
     let zones = offered & feature::BLK_ZONED != 0;
     let mut disk = bench.disk(0)?;

@@ -54,6 +54,11 @@ pub enum Absent {
     Part(&'static str),
 }
 
+impl Absent {
+    /// A host-managed disk is driven with ZONED or not at all.
+    pub const UNZONED: Self = Self::Part("way to be driven without ZONED");
+}
+
 impl fmt::Display for Absent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

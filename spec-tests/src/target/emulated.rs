@@ -198,6 +198,7 @@ impl Target for Emulated {
                 Medium::Block | Medium::Zoned => id == blk::ID,
                 Medium::Entropy => id == rng::ID,
             },
+            Absent::UNZONED => false,
             Absent::Part(_) => self.medium != Medium::Entropy,
             Absent::Function | Absent::Permission | Absent::Header | Absent::Capability(_) => false,
         }

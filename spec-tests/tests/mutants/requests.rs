@@ -92,7 +92,7 @@ pub fn answered(
     kinds: &[u32],
     what: impl FnOnce(&Mind, &Request),
 ) -> Result<(), BusError> {
-    let asked = |mind| Request::last(mind).filter(|request| kinds.contains(&request.kind));
+    let asked = |mind: &Mind| Request::last(mind).filter(|request| kinds.contains(&request.kind));
     if at.kicked(access) && asked(&at.mind).is_some() {
         after_use(at, access, |mind| {
             if let Some(request) = asked(mind) {
