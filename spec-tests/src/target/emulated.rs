@@ -1,8 +1,9 @@
 //! Our own function, in this process.
 
+use super::extras::Extras;
 use super::zoned::{Make, ZonedDisk};
 use super::{DMA_PASID, Subject, Target, Variant};
-use crate::constants::{blk, feature, rng};
+use crate::constants::{blk, cfg_type, feature, rng};
 use crate::harness::{Absent, LIMIT, Stop};
 use device::blk::{BlkDevice, BlkOptions};
 use device::dma::Dma;
@@ -14,6 +15,7 @@ use device::virtio::{Progress, QueueError, VirtioDevice};
 use driver::bus::{Bus, BusError, Interrupt};
 use driver::memory::DmaMemory;
 use rustix::fs::MemfdFlags;
+use spec::features::Features;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -135,6 +137,11 @@ impl Target for Emulated {
         self.limit
     }
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
+        if want == Variant::Extras {
+            let plain = self.fresh(Variant::Plain)?;
+            let bus = Extras::add(plain.bus)?;
+            return Ok(Subject { bus, ..plain });
+        }
         if !self.medium.has(want) {
             return Err(Stop::NotApplicable(Absent::Variant(want)));
         }
@@ -142,9 +149,14 @@ impl Target for Emulated {
             dma_pasid: DMA_PASID,
             ..FunctionConfig::default()
         };
+        config.features |= Features::IN_ORDER;
         let mut without = 0;
         match want {
-            Variant::Plain | Variant::ReadOnly | Variant::HostAware | Variant::NoAppend => {}
+            Variant::Plain
+            | Variant::Extras
+            | Variant::ReadOnly
+            | Variant::HostAware
+            | Variant::NoAppend => {}
             Variant::NoSuspend => without = feature::SUSPEND,
             Variant::SuspendFails => config.suspend.fails = true,
             Variant::ResumeFails => config.suspend.resume_fails = true,
@@ -184,7 +196,7 @@ impl Target for Emulated {
     }
 
     fn claims(&self, what: Absent) -> bool {
-        let absent = feature::RING_PACKED | feature::ACCESS_PLATFORM | feature::IN_ORDER;
+        let absent = feature::RING_PACKED | feature::ACCESS_PLATFORM;
         match what {
             Absent::Features(bits) => bits & (absent | self.medium.lacks()) == 0,
             Absent::Variant(variant) => self.medium.has(variant),
@@ -200,7 +212,8 @@ impl Target for Emulated {
             },
             Absent::UNZONED => false,
             Absent::Part(_) => self.medium != Medium::Entropy,
-            Absent::Function | Absent::Permission | Absent::Header | Absent::Capability(_) => false,
+            Absent::Capability(kind) => matches!(kind, cfg_type::VENDOR | cfg_type::SHARED_MEMORY),
+            Absent::Function | Absent::Permission | Absent::Header => false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What is judged, and how a case gets a fresh one.
 
 mod emulated;
+mod extras;
 mod remote;
 mod vhost_user;
 mod zoned;
@@ -39,6 +40,8 @@ pub enum Variant {
     PasidEnabled,
     /// It has no tracker.
     NoTracker,
+    /// It has vendor data and shared memory besides.
+    Extras,
     /// It has administration queues and owns no other function.
     Admin,
     /// It has administration queues and owns other functions, as PCI's virtual functions.
@@ -62,6 +65,7 @@ impl Variant {
                 | Self::ReadOnly
                 | Self::HostAware
                 | Self::NoAppend
+                | Self::Extras
         )
     }
 }

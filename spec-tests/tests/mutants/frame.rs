@@ -49,6 +49,11 @@ pub struct Defect {
     pub wrote: fn(&Function, Access, u64) -> Result<(), BusError>,
     /// After a read of configuration space.
     pub config_read: fn(&Function, u16, &mut [u8]),
+    /// Before a write to configuration space: false if it does not reach the device.
+    pub config_write: fn(&Function, u16) -> bool,
+    /// The first structure of a type (`cfg_type`) is announced, and served, at this offset of its
+    /// BAR.
+    pub moved: Option<(u8, u32)>,
     /// Stands between a vector and the case.
     pub interrupt: Vector,
     /// Before a reset, of the device or of the function.
@@ -65,6 +70,8 @@ pub const SOUND: Defect = Defect {
     write: |_, _, _| Ok(true),
     wrote: |_, _, _| Ok(()),
     config_read: |_, _, _| (),
+    config_write: |_, _| true,
+    moved: None,
     interrupt: |_, _, real| real,
     resetting: |_| Ok(()),
     was_reset: |_| Ok(()),
@@ -209,25 +216,56 @@ impl Function {
         self.mind.scribble(iova, value);
     }
 
+    /// Where an access lands in the sound function.
+    fn landing(&self, bar: u8, offset: u64) -> u64 {
+        let moved = self.defect.moved.and_then(|(kind, to)| {
+            let region = self.caps.first(kind)?.region;
+            let within = offset.checked_sub(to.into())?;
+            (region.bar == bar && within < region.length).then_some(region.offset + within)
+        });
+        moved.unwrap_or(offset)
+    }
+
     fn resets(&self, access: Access, value: u64) -> bool {
         self.is(access, reg::DEVICE_STATUS) && value == 0
+    }
+}
+
+/// Puts other bytes in the place of those of configuration space that begin at `at`, as far as a read
+/// of `data` from `offset` on covers them.
+pub fn patch(offset: u16, data: &mut [u8], at: u16, bytes: &[u8]) {
+    for (index, new) in bytes.iter().enumerate() {
+        let place = (usize::from(at) + index).checked_sub(offset.into());
+        if let Some(byte) = place.and_then(|place| data.get_mut(place)) {
+            *byte = *new;
+        }
     }
 }
 
 impl Bus for Function {
     fn config_read(&self, offset: u16, data: &mut [u8]) -> Result<(), BusError> {
         self.bus.config_read(offset, data)?;
+        if let Some((kind, to)) = self.defect.moved
+            && let Some(cap) = self.caps.first(kind)
+        {
+            patch(offset, data, cap.at + 8, &to.to_le_bytes());
+        }
         (self.defect.config_read)(self, offset, data);
         Ok(())
     }
     fn config_write(&self, offset: u16, data: &[u8]) -> Result<(), BusError> {
-        self.bus.config_write(offset, data)
+        if (self.defect.config_write)(self, offset) {
+            self.bus.config_write(offset, data)?;
+        }
+        Ok(())
     }
     fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) -> Result<(), BusError> {
+        let offset = self.landing(bar, offset);
         self.bus.bar_read(bar, offset, data)?;
         (self.defect.read)(self, Access { bar, offset }, data)
     }
     fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) -> Result<(), BusError> {
+        let offset = self.landing(bar, offset);
         let access = Access { bar, offset };
         let mut bytes = [0; 8];
         bytes[..data.len()].copy_from_slice(data);

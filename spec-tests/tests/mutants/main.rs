@@ -9,6 +9,7 @@ mod common;
 mod frame;
 mod notify;
 mod pci;
+mod queue;
 mod requests;
 mod rng;
 mod split;
@@ -34,6 +35,7 @@ fn all() -> impl Iterator<Item = &'static Mutant> {
         common::MUTANTS,
         notify::MUTANTS,
         pci::MUTANTS,
+        queue::MUTANTS,
         split::MUTANTS,
         suspend::MUTANTS,
         tracker::MUTANTS,

@@ -126,7 +126,8 @@ impl Interrupt for Crooked {
     }
 }
 
-fn crooked(
+/// Puts [`Crooked`] in the place of a vector.
+pub(super) fn crooked(
     at: &Function,
     real: Arc<dyn Interrupt>,
     says: fn(&Mind, bool) -> bool,
@@ -356,6 +357,31 @@ pub const MUTANTS: &[Mutant] = &[
                     let ahead = used_event(mind).wrapping_sub(index(mind, "used"));
                     fired || with_event_idx(mind) && (5..20).contains(&ahead)
                 })
+            },
+            ..LEARNING
+        },
+    },
+    Mutant {
+        name: "swaps_the_first_two_with_in_order",
+        clauses: &[clause!(reserved "D5")],
+        defect: Defect {
+            wrote: |at, access, value| {
+                let high = at.is(access, reg::DRIVER_FEATURE);
+                if high && at.get(reg::DRIVER_FEATURE_SELECT)? == 1 {
+                    at.remember("high", value);
+                }
+                if at.recall("high").unwrap_or(0) & (feature::IN_ORDER >> 32) == 0 {
+                    return Ok(());
+                }
+                after_use(at, access, |mind| {
+                    let first = mind.recall("used").unwrap_or(0) + 4;
+                    let second = first + ring::USED;
+                    let elements: [[u8; 8]; 2] = [mind.peek(second), mind.peek(first)];
+                    for (place, byte) in (first..).zip(elements.as_flattened()) {
+                        mind.scribble(place, *byte);
+                    }
+                });
+                Ok(())
             },
             ..LEARNING
         },
