@@ -233,6 +233,16 @@ fn success(bench: &Bench) -> Judged {
         demand(SUCCESS, used.is_ok(), wants, || {
             format!("LIST_USE of group {group} ends in {:?}", used.codes())
         })?;
+        let adopt = Command::new(opcode::LIST_USE, group).with(words(&lists()));
+        let used = admin.listed(adopt)?;
+        let carried_out = !legal(&admin, other(&list)?, group)?;
+        arose(carried_out, || {
+            format!("LIST_USE has no effect, {:?}", used.codes())
+        })?;
+        demand(SUCCESS, used.is_ok(), wants, || {
+            let codes = used.codes();
+            format!("LIST_USE of group {group} for lists alone ends in {codes:?}")
+        })?;
     }
     Ok(String::new())
 }

@@ -4,6 +4,7 @@ mod admin;
 mod admin_queue;
 mod blk;
 mod blk_ranges;
+mod capabilities;
 mod common_cfg;
 mod features;
 mod init;
@@ -107,6 +108,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         notify_irq::CASES,
         admin::CASES,
         admin_queue::CASES,
+        capabilities::CASES,
         objects::CASES,
         blk::CASES,
         blk_ranges::CASES,

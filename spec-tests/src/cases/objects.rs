@@ -1,21 +1,13 @@
-//! Capabilities, and the resource objects that they allow.
+//! Resource objects, by those through which members' parts are had and set.
 
+use super::capabilities::limits;
 use super::{Case, special};
 use crate::clause;
-use crate::constants::admin::{DEV_PARTS, TO_GET, TO_SET, group, opcode, status};
-use crate::harness::objects::{Reading, create, destroy, limit, selector};
-use crate::harness::{Absent, Admin, Bench, Command, Judged, Stop, arose, demand};
+use crate::constants::admin::{TO_GET, TO_SET, status};
+use crate::harness::objects::{Reading, create, destroy, limit};
+use crate::harness::{Admin, Bench, Command, Judged, Stop, arose, demand};
 use crate::target::Variant;
-use std::collections::BTreeSet;
 
-const CAP_COMMANDS: &str = clause!(capabilities "D1");
-const CAP_LIMITS: &str = clause!(capabilities "D2");
-const CAP_SELF: &str = clause!(capabilities "D5");
-const CAP_SELF_TOO: &str = clause!(capabilities "D6");
-const CAP_BUSY: &str = clause!(capabilities "D7");
-const CAP_UNKNOWN: &str = clause!(capabilities "D8");
-const CAP_RESET: &str = clause!(capabilities "D9");
-const CAP_UNSET: &str = clause!(capabilities "D10");
 const EXISTS: &str = clause!(objects "D1");
 const ABSENT: &str = clause!(objects "D2");
 const FULL: &str = clause!(objects "D3");
@@ -29,42 +21,6 @@ const UNAFFECTED: &str = clause!(admin "D7");
 const HARMLESS: &str = clause!(admin "D6");
 
 pub(super) const CASES: &[Case] = &[
-    special(
-        "capabilities_come_with_three_commands",
-        &[CAP_COMMANDS],
-        Variant::Owner,
-        three_commands,
-    ),
-    special(
-        "capabilities_may_be_used_in_part",
-        &[CAP_LIMITS],
-        Variant::Owner,
-        in_part,
-    ),
-    special(
-        "capabilities_are_of_the_self_group",
-        &[CAP_SELF, CAP_SELF_TOO],
-        Variant::Owner,
-        self_group,
-    ),
-    special(
-        "capabilities_with_objects_are_busy",
-        &[CAP_BUSY, UNAFFECTED],
-        Variant::Owner,
-        busy,
-    ),
-    special(
-        "capabilities_that_are_not_reported_are_unknown",
-        &[CAP_UNKNOWN],
-        Variant::Owner,
-        unknown_capability,
-    ),
-    special(
-        "capabilities_are_unset_by_a_reset",
-        &[CAP_RESET, CAP_UNSET],
-        Variant::Owner,
-        unset_by_reset,
-    ),
     special(
         "objects_cannot_be_made_twice",
         &[EXISTS, UNAFFECTED],
@@ -114,6 +70,12 @@ pub(super) const CASES: &[Case] = &[
         written_last,
     ),
     special(
+        "objects_are_what_was_written_last_by_the_table",
+        &[ANSWERED],
+        Variant::TableOpcodes,
+        written_last,
+    ),
+    special(
         "objects_are_destroyed_by_a_reset",
         &[DESTROYED],
         Variant::Owner,
@@ -121,254 +83,21 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-const THREE: [u16; 3] = [
-    opcode::CAP_ID_LIST_QUERY,
-    opcode::DEVICE_CAP_GET,
-    opcode::DRIVER_CAP_SET,
-];
-
 /// A device with one member and with objects; so many of each purpose are allowed.
-fn objects(bench: &Bench, get: u8, set: u8) -> Result<Admin<'_>, Stop> {
+pub(super) fn objects(bench: &Bench, get: u8, set: u8) -> Result<Admin<'_>, Stop> {
     let admin = bench.administer(0)?;
     admin.with_objects(1, get, set)?;
     Ok(admin)
 }
 
-fn status_of(admin: &Admin<'_>, command: &Command) -> Result<u16, Stop> {
+pub(super) fn status_of(admin: &Admin<'_>, command: &Command) -> Result<u16, Stop> {
     Ok(admin.run(command)?.codes().0)
 }
 
 /// The purpose of an object of member 1, if it exists.
-fn purpose(admin: &Admin<'_>, reading: Reading, id: u32) -> Result<Option<u8>, Stop> {
+pub(super) fn purpose(admin: &Admin<'_>, reading: Reading, id: u32) -> Result<Option<u8>, Stop> {
     let answer = admin.run(&reading.query(1, id))?;
     Ok(answer.is_ok().then(|| Reading::purpose(&answer)).flatten())
-}
-
-fn get(id: u16) -> Command {
-    Command::new(opcode::DEVICE_CAP_GET, group::SELF).with(selector(id))
-}
-
-/// Most objects of each purpose that the device allows.
-fn limits(admin: &Admin<'_>) -> Result<[u8; 2], Stop> {
-    let answer = admin.must(&get(DEV_PARTS))?;
-    let byte = |at: usize| answer.result().get(at).copied().unwrap_or(0);
-    Ok([byte(0), byte(1)])
-}
-
-/// Ids of all capabilities that the device reports.
-fn reported(admin: &Admin<'_>) -> Result<BTreeSet<u16>, Stop> {
-    let answer = admin.must(&Command::new(opcode::CAP_ID_LIST_QUERY, group::SELF))?;
-    if answer.result().is_empty() {
-        // By the letter the list of id 0 alone has no words.
-        return Ok(BTreeSet::from([DEV_PARTS]));
-    }
-    Ok(answer.list())
-}
-
-fn three_commands(bench: &Bench) -> Judged {
-    let admin = bench.administer(0)?;
-    admin.own(1, &[])?;
-    let list = admin.supported(group::SELF)?;
-    let there: Vec<u16> = THREE
-        .into_iter()
-        .filter(|code| list.contains(code))
-        .collect();
-    if there.is_empty() {
-        return Err(Stop::NotApplicable(Absent::Command(THREE[0])));
-    }
-    demand(
-        CAP_COMMANDS,
-        there.len() == 3,
-        "CAP_ID_LIST_QUERY, DEVICE_CAP_GET and DRIVER_CAP_SET are supported",
-        || format!("of these three only {there:x?}"),
-    )?;
-    let ids = reported(&admin)?;
-    for id in &ids {
-        let has = admin.run(&get(*id))?;
-        demand(
-            CAP_COMMANDS,
-            has.is_ok(),
-            "DEVICE_CAP_GET is carried out",
-            || format!("it ends in {:?} for capability {id:#x}", has.codes()),
-        )?;
-        let mut data = selector(*id);
-        data.extend(has.result());
-        let set = Command::new(opcode::DRIVER_CAP_SET, group::SELF).with(data);
-        let codes = admin.run(&set)?.codes();
-        demand(
-            CAP_COMMANDS,
-            codes.0 == status::OK,
-            "DRIVER_CAP_SET takes what DEVICE_CAP_GET has said",
-            || format!("it ends in {codes:?} for capability {id:#x}"),
-        )?;
-    }
-    Ok(format!("capabilities {ids:x?}"))
-}
-
-fn in_part(bench: &Bench) -> Judged {
-    let admin = objects(bench, 0, 0)?;
-    let [most_get, most_set] = limits(&admin)?;
-    arose(most_get > 0 && most_set > 0, || {
-        format!("the device allows {most_get} and {most_set} objects")
-    })?;
-    let less_get = u8::try_from(bench.random(u64::from(most_get))).unwrap_or(0);
-    for (gets, sets) in [
-        (most_get, most_set),
-        (less_get, most_set),
-        (most_get, 0),
-        (0, most_set),
-        (1, 1),
-        (0, 0),
-    ] {
-        let codes = admin.run(&limit(gets, sets))?.codes();
-        demand(
-            CAP_LIMITS,
-            codes.0 == status::OK,
-            "limits up to the device's are taken",
-            || format!("{codes:?} for {gets} and {sets} of {most_get} and {most_set}"),
-        )?;
-        // They are in force.
-        let made = status_of(&admin, &create(1, 0, TO_GET))?;
-        demand(
-            CAP_LIMITS,
-            (made == status::OK) == (gets > 0),
-            "the limit that was set is in force",
-            || format!("with {gets} objects allowed, making one ends in {made}"),
-        )?;
-        if made == status::OK {
-            admin.must(&destroy(1, 0))?;
-        }
-    }
-    Ok(format!("limits {most_get} and {most_set}"))
-}
-
-fn self_group(bench: &Bench) -> Judged {
-    let admin = objects(bench, 1, 1)?;
-    let commands = [
-        Command::new(opcode::CAP_ID_LIST_QUERY, group::SELF),
-        get(DEV_PARTS),
-        limit(1, 1),
-    ];
-    for command in commands {
-        admin.must(&command)?;
-        for group in [group::SR_IOV, group::RESERVED] {
-            let elsewhere = Command {
-                group,
-                ..command.clone()
-            };
-            let codes = admin.run(&elsewhere.about(1))?.codes();
-            demand(
-                [CAP_SELF, CAP_SELF_TOO],
-                codes.0 == status::EINVAL,
-                "EINVAL (22) for capabilities of another group than the function itself",
-                || {
-                    format!(
-                        "{codes:?} for command {:#x} to group {group}",
-                        command.opcode
-                    )
-                },
-            )?;
-        }
-    }
-    Ok(String::new())
-}
-
-fn busy(bench: &Bench) -> Judged {
-    let admin = objects(bench, 2, 2)?;
-    let reading = admin.reading(0)?;
-    admin.must(&create(1, 0, TO_GET))?;
-    admin.must(&create(1, 1, TO_SET))?;
-    let codes = admin.run(&limit(0, 0))?.codes();
-    demand(
-        CAP_BUSY,
-        codes.0 == status::EBUSY,
-        "EBUSY (16) while objects of the capability exist",
-        || format!("{codes:?}"),
-    )?;
-    for id in 0..2 {
-        let there = purpose(&admin, reading, id)?;
-        demand(
-            UNAFFECTED,
-            there.is_some(),
-            "the objects are there still",
-            || format!("object {id} is not"),
-        )?;
-    }
-    let more = status_of(&admin, &create(1, 2, TO_GET))?;
-    demand(
-        UNAFFECTED,
-        more == status::OK,
-        "the limits are those of before",
-        || format!("another object within them ends in {more}"),
-    )?;
-    for id in 0..3 {
-        admin.must(&destroy(1, id))?;
-    }
-    let codes = admin.run(&limit(0, 0))?.codes();
-    demand(
-        CAP_BUSY,
-        codes.0 == status::OK,
-        "OK (0) when no objects are left",
-        || format!("{codes:?}"),
-    )?;
-    Ok(String::new())
-}
-
-fn unknown_capability(bench: &Bench) -> Judged {
-    let admin = objects(bench, 1, 1)?;
-    let ids = reported(&admin)?;
-    let candidates = [1, 0x3f, 0x40, 0x7ff, 0x800, 0xfff, 0xffff];
-    let mut unknown = candidates
-        .into_iter()
-        .filter(|id| !ids.contains(id))
-        .peekable();
-    arose(unknown.peek().is_some(), || {
-        "every capability is reported".to_owned()
-    })?;
-    for id in unknown {
-        let mut data = selector(id);
-        data.extend([0; 8]);
-        let set = Command::new(opcode::DRIVER_CAP_SET, group::SELF).with(data);
-        for command in [get(id), set] {
-            let codes = admin.run(&command)?.codes();
-            demand(
-                CAP_UNKNOWN,
-                codes.0 == status::ENXIO,
-                "ENXIO (6) for a capability that is not reported",
-                || {
-                    format!(
-                        "{codes:?} for command {:#x}, capability {id:#x}",
-                        command.opcode
-                    )
-                },
-            )?;
-        }
-    }
-    Ok(String::new())
-}
-
-fn unset_by_reset(bench: &Bench) -> Judged {
-    // A fresh function has never been told.
-    for (when, clauses) in [
-        ("before it is set", &[CAP_UNSET] as &[_]),
-        ("after a reset", &[CAP_RESET, CAP_UNSET]),
-    ] {
-        let admin = bench.administer(0)?;
-        admin.own(1, &[opcode::OBJ_CREATE, opcode::OBJ_DESTROY])?;
-        for purpose in [TO_GET, TO_SET] {
-            let codes = admin.run(&create(1, 0, purpose))?.codes();
-            demand(
-                clauses,
-                codes.0 != status::OK,
-                "a limit of 0 where none was set",
-                || format!("an object of purpose {purpose} is made {when}"),
-            )?;
-        }
-        admin.must(&limit(2, 2))?;
-        admin.must(&create(1, 0, TO_GET))?;
-        admin.must(&destroy(1, 0))?;
-    }
-    Ok(String::new())
 }
 
 fn twice(bench: &Bench) -> Judged {

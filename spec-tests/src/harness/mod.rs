@@ -5,6 +5,7 @@ mod bench;
 mod caps;
 mod disk;
 mod live;
+mod members;
 mod memory;
 pub mod objects;
 mod outcome;

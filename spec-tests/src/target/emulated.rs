@@ -172,6 +172,10 @@ impl Target for Emulated {
             Variant::PasidEnabled => config.pasid = Pasid::Enabled,
             Variant::NoTracker => config.tracker = false,
             Variant::Admin | Variant::Owner => config.admin.queues = ADMIN_QUEUES,
+            Variant::TableOpcodes => {
+                config.admin.queues = ADMIN_QUEUES;
+                config.admin.table_opcodes = true;
+            }
         }
         for bit in config
             .features
@@ -182,7 +186,7 @@ impl Target for Emulated {
         }
         (self.seams.config)(&mut config);
         let mut owned = Vec::new();
-        if want == Variant::Owner {
+        if matches!(want, Variant::Owner | Variant::TableOpcodes) {
             for _ in 0..MEMBERS {
                 owned.push(self.made(Variant::Plain, FunctionConfig::default(), Vec::new())?);
             }

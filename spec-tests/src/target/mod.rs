@@ -46,6 +46,9 @@ pub enum Variant {
     Admin,
     /// It has administration queues and owns other functions, as PCI's virtual functions.
     Owner,
+    /// As [`Variant::Owner`], with the opcodes of RESOURCE_OBJ_MODIFY and QUERY as they stand in the
+    /// standard's table, where it comes with those of the prose.
+    TableOpcodes,
     /// A disk that may not be written.
     ReadOnly,
     /// A disk with zones that need not be written in sequence.

@@ -4,10 +4,13 @@
 //! `cargo test -p spec-tests --test mutants` prints killed / total; `-- NAME` tries one, and tells
 //! which cases it failed. See "Mutants" in the documentation of `spec_tests`.
 
+mod admin;
 mod blk;
+mod commands;
 mod common;
 mod frame;
 mod notify;
+mod objects;
 mod pci;
 mod queue;
 mod requests;
@@ -32,8 +35,10 @@ const THREADS: usize = 12;
 
 fn all() -> impl Iterator<Item = &'static Mutant> {
     [
+        admin::MUTANTS,
         common::MUTANTS,
         notify::MUTANTS,
+        objects::MUTANTS,
         pci::MUTANTS,
         queue::MUTANTS,
         split::MUTANTS,
