@@ -13,6 +13,7 @@ use device::virtio::{Progress, QueueError, VirtioDevice};
 use driver::bus::{Bus, BusError, Interrupt};
 use driver::memory::DmaMemory;
 use rustix::fs::MemfdFlags;
+use spec::features::Features;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -91,6 +92,7 @@ impl Target for Emulated {
     }
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
         let mut config = FunctionConfig {
+            features: FunctionConfig::default().features | Features::RING_PACKED,
             dma_pasid: DMA_PASID,
             ..FunctionConfig::default()
         };
@@ -149,11 +151,8 @@ impl Target for Emulated {
     }
 
     fn claims(&self, what: Absent) -> bool {
-        let absent = feature::RING_PACKED
-            | feature::ADMIN_VQ
-            | feature::ACCESS_PLATFORM
-            | feature::SR_IOV
-            | feature::IN_ORDER;
+        let absent =
+            feature::ADMIN_VQ | feature::ACCESS_PLATFORM | feature::SR_IOV | feature::IN_ORDER;
         match what {
             Absent::Features(bits) => bits & absent == 0,
             Absent::Tracker | Absent::Variant(_) | Absent::Msix => true,
