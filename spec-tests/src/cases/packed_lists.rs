@@ -283,45 +283,42 @@ fn indirect_write(bench: &Bench) -> Judged {
 
 fn in_order(bench: &Bench) -> Judged {
     let mut live = bench.packed_up(feature::IN_ORDER)?;
-    let data = bench.buffer(8 * 512)?;
     let mut lists = Vec::new();
     for _ in 0..live.capacity() {
         let at = live.ring.next;
-        let part = data.part(0, 512 * (1 + bench.random(8)));
-        bench.packed_request(&mut live, part)?;
-        lists.push((live.ids.last().copied(), at));
+        let data = bench.buffer(512 * (1 + bench.random(8)))?;
+        bench.packed_request(&mut live, data)?;
+        lists.push((live.ids.last().copied(), at, data));
     }
     bench.kick(0)?;
     // A batch may be returned by one used descriptor, with the id of its last list, where its first
-    // list stood.
-    let mut first = 0;
-    while first < lists.len() {
-        let Some((_, at)) = lists.get(first).copied() else {
-            break;
-        };
+    // list stood. All lists of a batch are complete then.
+    let mut rest = lists.as_slice();
+    while let [(first, at, _), ..] = rest {
         let mut used = None;
         bench.wait(bench.limit, || {
-            used = live.ring.used_at(at)?;
+            used = live.ring.used_at(*at)?;
             Ok(used.is_some())
         })?;
         let id = used.map(|used| used.id);
-        let place = lists
-            .iter()
-            .position(|(given, _)| id.is_some() && id == *given);
-        let next = place.filter(|place| *place >= first);
+        let place = rest.iter().position(|(given, ..)| id == *given);
+        let (batch, later) = rest.split_at(place.map_or(0, |place| place + 1));
+        let mut complete = !batch.is_empty();
+        for (_, _, data) in batch {
+            complete &= bench.filled(*data)?;
+        }
         demand(
             IN_ORDER,
-            next.is_some(),
-            "used descriptors in the order in which the lists were made available",
+            complete,
+            "lists complete and used in the order in which they were made available",
             || {
                 format!(
-                    "at entry {}: buffer {id:?}, where {:?} was next",
-                    at.index,
-                    lists.get(first).map(|(id, _)| id)
+                    "at entry {}: buffer {id:?}, where {first:?} was next; complete: {complete}",
+                    at.index
                 )
             },
         )?;
-        first = next.map_or(lists.len(), |place| place + 1);
+        rest = later;
     }
     Ok(format!("{} lists", lists.len()))
 }

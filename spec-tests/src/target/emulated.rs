@@ -151,8 +151,7 @@ impl Target for Emulated {
     }
 
     fn claims(&self, what: Absent) -> bool {
-        let absent =
-            feature::ADMIN_VQ | feature::ACCESS_PLATFORM | feature::SR_IOV | feature::IN_ORDER;
+        let absent = feature::ADMIN_VQ | feature::ACCESS_PLATFORM | feature::SR_IOV;
         match what {
             Absent::Features(bits) => bits & absent == 0,
             Absent::Tracker | Absent::Variant(_) | Absent::Msix => true,

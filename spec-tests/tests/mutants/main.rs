@@ -7,6 +7,8 @@
 mod common;
 mod frame;
 mod notify;
+mod packed;
+mod packed_state;
 mod pci;
 mod split;
 mod suspend;
@@ -28,6 +30,8 @@ fn all() -> impl Iterator<Item = &'static Mutant> {
     [
         common::MUTANTS,
         notify::MUTANTS,
+        packed::MUTANTS,
+        packed_state::MUTANTS,
         pci::MUTANTS,
         split::MUTANTS,
         suspend::MUTANTS,

@@ -33,7 +33,7 @@ impl Descriptor {
 
 /// Remembers where the queue lies that is notified, and what was agreed on. Cases select the queue
 /// before they notify it.
-fn learn(at: &Function, access: Access, value: u64) -> Result<(), BusError> {
+pub fn learn(at: &Function, access: Access, value: u64) -> Result<(), BusError> {
     if at.is(access, reg::DRIVER_FEATURE) && at.get(reg::DRIVER_FEATURE_SELECT)? == 0 {
         at.remember("features", value);
     }
@@ -97,7 +97,7 @@ fn after_use(at: &Function, access: Access, what: fn(&Mind)) {
     }
 }
 
-fn with_event_idx(mind: &Mind) -> bool {
+pub fn with_event_idx(mind: &Mind) -> bool {
     mind.recall("features").unwrap_or(0) & feature::EVENT_IDX != 0
 }
 
@@ -126,7 +126,7 @@ impl Interrupt for Crooked {
     }
 }
 
-fn crooked(
+pub fn crooked(
     at: &Function,
     real: Arc<dyn Interrupt>,
     says: fn(&Mind, bool) -> bool,
