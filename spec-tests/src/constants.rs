@@ -308,6 +308,26 @@ pub mod ring {
     pub const STATE_DEFAULT: u64 = 0;
 }
 
+/// Packed rings (VIRTIO 1.4, "Packed Virtqueues"); NEXT, WRITE and INDIRECT are those of [`ring`].
+pub mod packed {
+    /// Descriptor flag: available in the laps whose wrap counter it equals, unless USED does too.
+    pub const AVAIL: u16 = 1 << 7;
+    /// Descriptor flag: used in the laps whose wrap counter it and AVAIL equal.
+    pub const USED: u16 = 1 << 15;
+    /// Event suppression flags: notify.
+    pub const ENABLE: u16 = 0;
+    /// Event suppression flags: do not notify.
+    pub const DISABLE: u16 = 1;
+    /// Event suppression flags: notify for the descriptor at the offset.
+    pub const DESC_EVENT: u16 = 2;
+    /// The bits of the event suppression flags that are not reserved.
+    pub const EVENT_FLAGS: u16 = 3;
+    /// Bytes of an event suppression structure.
+    pub const EVENT: u64 = 4;
+    /// Default of the queue state of a packed ring: entry 0, wrap counter 1.
+    pub const STATE_DEFAULT: u64 = 0x8000;
+}
+
 /// The entropy device.
 pub mod rng {
     /// Virtio device id.

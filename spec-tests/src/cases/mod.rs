@@ -10,6 +10,11 @@ mod features;
 mod init;
 mod notify_irq;
 mod objects;
+mod packed;
+mod packed_events;
+mod packed_lists;
+mod packed_marks;
+mod packed_state;
 mod pci;
 mod pci_caps;
 mod queue_state;
@@ -97,6 +102,11 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         init::CASES,
         features::CASES,
         split::CASES,
+        packed::CASES,
+        packed_lists::CASES,
+        packed_events::CASES,
+        packed_state::CASES,
+        packed_marks::CASES,
         suspend::CASES,
         suspend_queues::CASES,
         queue_state::CASES,

@@ -146,6 +146,7 @@ impl Target for Emulated {
             return Err(Stop::NotApplicable(Absent::Variant(want)));
         }
         let mut config = FunctionConfig {
+            features: FunctionConfig::default().features | Features::RING_PACKED,
             dma_pasid: DMA_PASID,
             ..FunctionConfig::default()
         };
@@ -200,7 +201,7 @@ impl Target for Emulated {
     }
 
     fn claims(&self, what: Absent) -> bool {
-        let absent = feature::RING_PACKED | feature::ACCESS_PLATFORM;
+        let absent = feature::ACCESS_PLATFORM;
         match what {
             Absent::Features(bits) => bits & (absent | self.medium.lacks()) == 0,
             Absent::Variant(variant) => self.medium.has(variant),

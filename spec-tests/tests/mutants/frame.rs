@@ -209,6 +209,12 @@ impl Function {
             .bar_write(region.bar, at, &value.to_le_bytes()[..field.width])
     }
 
+    /// Rings a doorbell of the sound function, as a defect that has more to do afterwards.
+    pub fn ring(&self, access: Access, queue: u64) -> Result<(), BusError> {
+        let Access { bar, offset } = access;
+        self.bus.bar_write(bar, offset, &queue.to_le_bytes()[..2])
+    }
+
     /// Reads both halves of a 64-bit register.
     pub fn wide(&self, [low, high]: [Field; 2]) -> Result<u64, BusError> {
         Ok(self.get(low)? | self.get(high)? << 32)

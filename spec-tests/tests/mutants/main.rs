@@ -11,6 +11,8 @@ mod common;
 mod frame;
 mod notify;
 mod objects;
+mod packed;
+mod packed_state;
 mod pci;
 mod queue;
 mod requests;
@@ -39,6 +41,8 @@ fn all() -> impl Iterator<Item = &'static Mutant> {
         common::MUTANTS,
         notify::MUTANTS,
         objects::MUTANTS,
+        packed::MUTANTS,
+        packed_state::MUTANTS,
         pci::MUTANTS,
         queue::MUTANTS,
         split::MUTANTS,
