@@ -3,6 +3,8 @@
 //! Nothing here may come from the crates that are judged (models.md, rule 9).
 
 pub mod admin;
+pub mod parts;
+pub mod records;
 
 /// Device status bits (VIRTIO 1.4, "Device Status Field").
 pub mod status {

@@ -4,6 +4,7 @@ mod common_cfg;
 mod features;
 mod init;
 mod notify_irq;
+mod parts;
 mod pci;
 mod pci_caps;
 mod queue_state;
@@ -96,6 +97,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         pci_caps::CASES,
         common_cfg::CASES,
         notify_irq::CASES,
+        parts::CASES,
     ]
     .into_iter()
     .flatten()

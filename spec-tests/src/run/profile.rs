@@ -121,7 +121,10 @@ impl Profile {
             | Absent::DeviceType(_)
             | Absent::Capability(_)
             | Absent::Members(_)
-            | Absent::Command(_) => false,
+            | Absent::Command(_)
+            | Absent::Part(_)
+            | Absent::FunctionReset
+            | Absent::Shortage => false,
         }
     }
 }

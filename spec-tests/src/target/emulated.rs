@@ -1,7 +1,8 @@
 //! Our own function, in this process.
 
+use super::slow::slow;
 use super::{DMA_PASID, Subject, Target, Variant};
-use crate::constants::{blk, feature, rng};
+use crate::constants::{blk, feature, parts, rng};
 use crate::harness::{Absent, LIMIT, Stop};
 use device::blk::{BlkDevice, BlkOptions};
 use device::dma::Dma;
@@ -34,6 +35,8 @@ const COARSE: u8 = 3;
 const ADMIN_QUEUES: u16 = 2;
 /// Functions that an owner owns.
 const MEMBERS: u16 = 2;
+/// Records that an owner of few holds.
+const RECORDS: u32 = 16;
 
 /// What kind of device the emulated function is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,19 +59,25 @@ pub struct Emulated {
     pub limit: Duration,
 }
 
+/// Stands between a function and its device type.
+type Wrap = fn(Arc<dyn VirtioDevice>) -> Arc<dyn VirtioDevice>;
+
 /// Where a mutant may change the function from inside; the sound one changes nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Seams {
     /// Changes how the function is made.
     pub config: fn(&mut FunctionConfig),
+    /// Changes how the functions are made that it owns.
+    pub member: fn(&mut FunctionConfig),
     /// Stands between the function and its device type.
-    pub device: fn(Arc<dyn VirtioDevice>) -> Arc<dyn VirtioDevice>,
+    pub device: Wrap,
 }
 
 impl Default for Seams {
     fn default() -> Self {
         Self {
             config: |_| (),
+            member: |_| (),
             device: |device| device,
         }
     }
@@ -116,7 +125,13 @@ impl Target for Emulated {
             Variant::PasidDisabled => config.pasid = Pasid::Disabled,
             Variant::PasidEnabled => config.pasid = Pasid::Enabled,
             Variant::NoTracker => config.tracker = false,
-            Variant::Admin | Variant::Owner => config.admin.queues = ADMIN_QUEUES,
+            Variant::Admin | Variant::Owner | Variant::SlowMembers => {
+                config.admin.queues = ADMIN_QUEUES;
+            }
+            Variant::FewRecords => {
+                config.admin.queues = ADMIN_QUEUES;
+                config.admin.max_records = RECORDS;
+            }
         }
         for bit in config
             .features
@@ -127,13 +142,22 @@ impl Target for Emulated {
         }
         (self.seams.config)(&mut config);
         let mut owned = Vec::new();
-        if want == Variant::Owner {
+        if matches!(
+            want,
+            Variant::Owner | Variant::SlowMembers | Variant::FewRecords
+        ) {
+            let mut config = FunctionConfig::default();
+            (self.seams.member)(&mut config);
+            let pace: Wrap = match want {
+                Variant::SlowMembers => slow,
+                _ => |device| device,
+            };
             for _ in 0..MEMBERS {
-                owned.push(self.made(FunctionConfig::default(), Vec::new())?);
+                owned.push(self.made(config, Vec::new(), pace)?);
             }
         }
         let functions = owned.iter().map(|made| Arc::clone(&made.function));
-        let owner = self.made(config, functions.collect())?;
+        let owner = self.made(config, functions.collect(), |device| device)?;
         Ok(Subject {
             members: owned.into_iter().map(|made| self.subject(made)).collect(),
             ..self.subject(owner)
@@ -146,7 +170,8 @@ impl Target for Emulated {
             Absent::Features(bits) => bits & absent == 0,
             Absent::Tracker | Absent::Variant(_) | Absent::Msix => true,
             Absent::Members(count) => count <= MEMBERS,
-            Absent::Command(_) => true,
+            Absent::Command(_) | Absent::FunctionReset | Absent::Shortage => true,
+            Absent::Part(kind) => kind != parts::DEV_CFG || self.medium == Medium::Block,
             Absent::ConfigChange | Absent::Queues(_) | Absent::WritableConfig => {
                 self.medium == Medium::Block
             }
@@ -167,9 +192,14 @@ struct Made {
 
 impl Emulated {
     /// A function of this medium, which owns `members`.
-    fn made(&self, config: FunctionConfig, members: Vec<Arc<PciFunction>>) -> Result<Made, Stop> {
+    fn made(
+        &self,
+        config: FunctionConfig,
+        members: Vec<Arc<PciFunction>>,
+        pace: Wrap,
+    ) -> Result<Made, Stop> {
         let function = |device: Arc<dyn VirtioDevice>| {
-            let device = (self.seams.device)(device);
+            let device = pace((self.seams.device)(device));
             if members.is_empty() {
                 return Ok(PciFunction::new(config, device));
             }

@@ -2,6 +2,7 @@
 
 mod emulated;
 mod remote;
+mod slow;
 mod vhost_user;
 
 pub use emulated::{Emulated, Medium, Seams};
@@ -42,6 +43,10 @@ pub enum Variant {
     Admin,
     /// It has administration queues and owns other functions, as PCI's virtual functions.
     Owner,
+    /// As [`Variant::Owner`], and its members take their time over everything.
+    SlowMembers,
+    /// As [`Variant::Owner`], and it holds 16 records of written pages only.
+    FewRecords,
 }
 
 /// The PASID of the DMA of a [`Variant::PasidEnabled`] function.
