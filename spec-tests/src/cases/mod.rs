@@ -5,9 +5,12 @@ mod features;
 mod init;
 mod notify_irq;
 mod parts;
+mod parts_mode;
 mod pci;
 mod pci_caps;
 mod queue_state;
+mod recording;
+mod recording_limits;
 mod reset;
 mod split;
 mod status;
@@ -98,6 +101,9 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         common_cfg::CASES,
         notify_irq::CASES,
         parts::CASES,
+        parts_mode::CASES,
+        recording::CASES,
+        recording_limits::CASES,
     ]
     .into_iter()
     .flatten()
