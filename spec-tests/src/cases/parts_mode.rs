@@ -30,7 +30,7 @@ const STOP_TWICE: &str = clause!(parts "D20");
 const RUN_TWICE: &str = clause!(parts "D21");
 
 /// How often a case tries to catch a member at work.
-const ROUNDS: usize = 20;
+const ROUNDS: u64 = 20;
 /// Registers whose values a member has whether it runs or not.
 const REGISTERS: [Field; 11] = [
     reg::DEVICE_FEATURE_SELECT,
@@ -220,6 +220,9 @@ fn caught(bench: &Bench, look: fn(&Bench, &Live, &[Span]) -> Judged) -> Judged {
         }
         let begun = live.ring.used_index()?;
         member.kick(0)?;
+        // It begins in its own time; the command is to come a little later, in each round another.
+        let begins = Duration::from_millis(round);
+        member.wait(begins, || Ok(live.ring.used_index()? != begun))?;
         let ticket = owned.post(opcode::MODE_SET, vec![STOPPED])?;
         let asked = live.ring.used_index()?;
         let answer = owned.admin.finish(ticket)?;

@@ -79,6 +79,12 @@ fn range(span: Span) -> (u64, u64) {
     (span.iova, span.len)
 }
 
+/// Its pages: no request is for more, for that is what an entropy device gives at once.
+fn each_page(span: Span) -> Vec<Span> {
+    let pages = 0..span.len / PAGE;
+    pages.map(|page| span.part(page * PAGE, PAGE)).collect()
+}
+
 /// Has the device write all of these, in one go, and returns the pages that were written.
 fn write(member: &Bench, live: &mut Live, buffers: &[Span]) -> Result<BTreeSet<u64>, Stop> {
     for data in buffers {
@@ -286,7 +292,7 @@ fn within(bench: &Bench) -> Judged {
 fn takes(bench: &Bench) -> Judged {
     let (owned, mut live) = recorded(bench)?;
     let data = owned.member.buffer(4 * PAGE)?;
-    let written = write(&owned.member, &mut live, &[data])?;
+    let written = write(&owned.member, &mut live, &each_page(data))?;
     let first = gather(&owned, &written)?;
     arose(pages_of(data).is_subset(&numbers(&first)), || {
         "the pages were not recorded".to_owned()
@@ -304,7 +310,7 @@ fn takes(bench: &Bench) -> Judged {
 fn leaves(bench: &Bench) -> Judged {
     let (owned, mut live) = recorded(bench)?;
     let data = owned.member.buffer(4 * PAGE)?;
-    write(&owned.member, &mut live, &[data])?;
+    write(&owned.member, &mut live, &each_page(data))?;
     let (front, back) = (data.part(0, 2 * PAGE), data.part(2 * PAGE, 2 * PAGE));
     let first = owned.records(range(back))?;
     demand(
@@ -326,7 +332,7 @@ fn leaves(bench: &Bench) -> Judged {
 fn small(bench: &Bench) -> Judged {
     let (owned, mut live) = recorded(bench)?;
     let data = owned.member.buffer(6 * PAGE)?;
-    write(&owned.member, &mut live, &[data])?;
+    write(&owned.member, &mut live, &each_page(data))?;
     // Room for the status, for no record, for one and for a part of the next.
     let mut all = Records::default();
     for room in [4, ANSWER, ANSWER + 7, ANSWER + 8, ANSWER + 15] {
@@ -356,7 +362,7 @@ fn small(bench: &Bench) -> Judged {
 fn failing(bench: &Bench) -> Judged {
     let (owned, mut live) = recorded(bench)?;
     let data = owned.member.buffer(2 * PAGE)?;
-    write(&owned.member, &mut live, &[data])?;
+    write(&owned.member, &mut live, &each_page(data))?;
     let (start, length) = range(data);
     let bad = [
         ("of nothing", read((start, 0))),
@@ -384,7 +390,7 @@ fn failing(bench: &Bench) -> Judged {
         "records stay where a command fails",
         || format!("{:x?}", records.pages),
     )?;
-    write(&owned.member, &mut live, &[data])?;
+    write(&owned.member, &mut live, &each_page(data))?;
     let records = owned.records(range(data))?;
     demand(
         "WR-3",
