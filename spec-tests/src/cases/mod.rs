@@ -1,9 +1,13 @@
 //! What is done to find out whether clauses are kept.
 
+mod admin;
+mod admin_queue;
+mod capabilities;
 mod common_cfg;
 mod features;
 mod init;
 mod notify_irq;
+mod objects;
 mod parts;
 mod parts_mode;
 mod pci;
@@ -104,6 +108,10 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         parts_mode::CASES,
         recording::CASES,
         recording_limits::CASES,
+        admin::CASES,
+        admin_queue::CASES,
+        capabilities::CASES,
+        objects::CASES,
     ]
     .into_iter()
     .flatten()

@@ -166,7 +166,7 @@ fn too_much(bench: &Bench) -> Judged {
     // Half of all addresses, in pages of 4 KiB.
     let codes = owned.try_record(PAGE, &[(0, 1 << 63)])?.codes();
     if codes.0 == status::OK {
-        return Err(Stop::NotApplicable(Absent::Shortage));
+        return Err(Stop::NotApplicable(Absent::Status(status::ENOMEM)));
     }
     demand(
         "WR-6",
@@ -185,7 +185,7 @@ fn overflowing(owned: &Owned<'_>) -> Result<BTreeSet<u64>, Stop> {
     let mut live = member.up(0)?;
     let room = member.memory().len() / PAGE;
     if u64::from(limits.records) + 64 > room {
-        return Err(Stop::NotApplicable(Absent::Shortage));
+        return Err(Stop::NotApplicable(Absent::Variant(Variant::FewRecords)));
     }
     let (iova, len) = (member.memory().iova(), member.memory().len());
     owned.record(PAGE, &[(iova, len)])?;

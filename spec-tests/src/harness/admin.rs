@@ -5,13 +5,15 @@ use super::bench::Bench;
 use super::memory::Span;
 use super::outcome::{Absent, Stop, arose};
 use super::ring::{Ring, Segment};
-use crate::constants::admin::{ANSWER, group, opcode, sr_iov, status};
+use crate::constants::admin::{ANSWER, group, opcode, qualifier, sr_iov, status};
 use crate::constants::{feature, reg};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
-/// What buffers hold before the device writes them.
+/// What buffers hold before the device writes them, unless a case says otherwise.
 const FILL: u8 = 0x5a;
+/// Bytes behind a buffer that the device must leave alone.
+const GUARD: usize = 64;
 /// Bytes for the commands of a queue, and as many for their answers.
 const ARENA: u64 = 128 << 10;
 /// Bytes for the answer to a command for which nothing else is said.
@@ -39,6 +41,9 @@ pub struct Answer {
     pub used: usize,
     /// All of the buffer, with what it was filled with where the device wrote nothing.
     pub bytes: Vec<u8>,
+    /// The device wrote behind the buffer.
+    pub spilled: bool,
+    fill: u8,
 }
 
 /// A command that was put into a queue.
@@ -49,7 +54,9 @@ pub struct Ticket {
     head: u16,
     /// Used index of the queue before.
     since: u16,
+    /// The buffer and what is behind it.
     room: Span,
+    fill: u8,
 }
 
 /// The administration queues of a running device.
@@ -57,6 +64,7 @@ pub struct Ticket {
 pub struct Admin<'a> {
     bench: &'a Bench,
     lanes: RefCell<Vec<Lane>>,
+    fill: Cell<u8>,
 }
 
 #[derive(Debug)]
@@ -150,7 +158,7 @@ impl Answer {
 
     /// Bytes from the beginning on up to the last that differs from the filling.
     pub fn touched(&self) -> usize {
-        let last = self.bytes.iter().rposition(|byte| *byte != FILL);
+        let last = self.bytes.iter().rposition(|byte| *byte != self.fill);
         last.map_or(0, |last| last + 1)
     }
 
@@ -215,7 +223,11 @@ impl Bench {
             });
         }
         let lanes = RefCell::new(lanes);
-        Ok(Admin { bench: self, lanes })
+        Ok(Admin {
+            bench: self,
+            lanes,
+            fill: Cell::new(FILL),
+        })
     }
 
     /// How many functions it can own, by its SR-IOV capability.
@@ -265,6 +277,11 @@ impl Bench {
 }
 
 impl Admin<'_> {
+    /// What buffers hold, from now on, before the device writes them.
+    pub fn fill_with(&self, byte: u8) {
+        self.fill.set(byte);
+    }
+
     /// How many queues are set up: 1 or 2.
     pub fn queues(&self) -> usize {
         self.lanes.borrow().len()
@@ -288,12 +305,14 @@ impl Admin<'_> {
             return Err(Stop::NotApplicable(Absent::Queues(2)));
         };
         let readable = lane.commands.take(parts.iter().sum())?;
-        let writable = lane.answers.take(room.iter().sum())?;
+        let writable = lane.answers.take(room.iter().sum::<usize>() + GUARD)?;
+        let fill = self.fill.get();
         let len = command.len().min(parts.iter().sum());
         let zeroes = vec![0; usize::try_from(readable.len).unwrap_or(0)];
         memory.write(readable.offset, &zeroes)?;
         memory.write(readable.offset, command.get(..len).unwrap_or(command))?;
-        self.bench.fill(writable)?;
+        let filling = vec![fill; usize::try_from(writable.len).unwrap_or(0)];
+        memory.write(writable.offset, &filling)?;
         let mut chain = Vec::new();
         for (span, sizes, writable) in [(readable, parts, false), (writable, room, true)] {
             let mut iova = span.iova;
@@ -323,6 +342,7 @@ impl Admin<'_> {
             head,
             since,
             room: writable,
+            fill,
         })
     }
 
@@ -373,8 +393,14 @@ impl Admin<'_> {
             if head == u32::from(ticket.head) {
                 let mut bytes = vec![0; usize::try_from(ticket.room.len).unwrap_or(0)];
                 self.bench.memory().read(ticket.room.offset, &mut bytes)?;
-                let used = usize::try_from(len).unwrap_or(usize::MAX);
-                return Ok(Some((at, Answer { used, bytes })));
+                let behind = bytes.split_off(bytes.len().saturating_sub(GUARD));
+                let answer = Answer {
+                    used: usize::try_from(len).unwrap_or(usize::MAX),
+                    bytes,
+                    spilled: behind.iter().any(|byte| *byte != ticket.fill),
+                    fill: ticket.fill,
+                };
+                return Ok(Some((at, answer)));
             }
             at = at.wrapping_add(1);
         }
@@ -440,8 +466,23 @@ impl Admin<'_> {
     /// # Errors
     /// Inconclusive if it does not say.
     pub fn supported(&self, group: u16) -> Result<BTreeSet<u16>, Stop> {
-        let answer = self.must(&Command::new(opcode::LIST_QUERY, group))?;
+        let answer = self.listed(Command::new(opcode::LIST_QUERY, group))?;
+        let codes = answer.codes();
+        arose(answer.is_ok(), || format!("LIST_QUERY ends in {codes:?}"))?;
         Ok(answer.list())
+    }
+
+    /// Carries out a command of lists. Whether a member must be named, which it does not use, can be
+    /// read both ways: one is, if the device wants it.
+    ///
+    /// # Errors
+    /// As [`Admin::run`].
+    pub fn listed(&self, command: Command) -> Result<Answer, Stop> {
+        let answer = self.run(&command)?;
+        if answer.codes() == (status::EINVAL, qualifier::INVALID_MEMBER) {
+            return self.run(&command.about(1));
+        }
+        Ok(answer)
     }
 
     /// Makes these commands the ones in use.
@@ -449,8 +490,11 @@ impl Admin<'_> {
     /// # Errors
     /// Inconclusive if the device refuses.
     pub fn adopt(&self, group: u16, list: &BTreeSet<u16>) -> Result<(), Stop> {
-        self.must(&Command::new(opcode::LIST_USE, group).with(words(list)))?;
-        Ok(())
+        let answer = self.listed(Command::new(opcode::LIST_USE, group).with(words(list)))?;
+        arose(answer.is_ok(), || {
+            let codes = answer.codes();
+            format!("LIST_USE of {list:x?} ends in {codes:?}")
+        })
     }
 
     /// Makes everything that the device supports for a group be in use, and these among it.

@@ -52,8 +52,8 @@ pub enum Absent {
     Part(u16),
     /// No function level reset by its configuration space.
     FunctionReset,
-    /// Nothing that is asked of it is more than it has room for.
-    Shortage,
+    /// No command ends in this administration status, try as one may.
+    Status(u16),
 }
 
 impl fmt::Display for Absent {
@@ -74,7 +74,7 @@ impl fmt::Display for Absent {
             Self::Command(opcode) => write!(f, "administration command {opcode:#06x}"),
             Self::Part(kind) => write!(f, "device part {kind:#x}"),
             Self::FunctionReset => f.write_str("function level reset by configuration space"),
-            Self::Shortage => f.write_str("end to its room"),
+            Self::Status(status) => write!(f, "answer with administration status {status}"),
             Self::Permission => f.write_str("permission to be written to (--allow-write)"),
         }
     }

@@ -122,9 +122,9 @@ impl Profile {
             | Absent::Capability(_)
             | Absent::Members(_)
             | Absent::Command(_)
+            | Absent::Status(_)
             | Absent::Part(_)
-            | Absent::FunctionReset
-            | Absent::Shortage => false,
+            | Absent::FunctionReset => false,
         }
     }
 }

@@ -170,7 +170,7 @@ impl Target for Emulated {
             Absent::Features(bits) => bits & absent == 0,
             Absent::Tracker | Absent::Variant(_) | Absent::Msix => true,
             Absent::Members(count) => count <= MEMBERS,
-            Absent::Command(_) | Absent::FunctionReset | Absent::Shortage => true,
+            Absent::Command(_) | Absent::Status(_) | Absent::FunctionReset => true,
             Absent::Part(kind) => kind != parts::DEV_CFG || self.medium == Medium::Block,
             Absent::ConfigChange | Absent::Queues(_) | Absent::WritableConfig => {
                 self.medium == Medium::Block

@@ -4,9 +4,12 @@
 //! `cargo test -p spec-tests --test mutants` prints killed / total; `-- NAME` tries one, and tells
 //! which cases it failed. See "Mutants" in the documentation of `spec_tests`.
 
+mod admin;
+mod commands;
 mod common;
 mod frame;
 mod notify;
+mod objects;
 mod pci;
 mod split;
 mod suspend;
@@ -26,8 +29,10 @@ const THREADS: usize = 6;
 
 fn all() -> impl Iterator<Item = &'static Mutant> {
     [
+        admin::MUTANTS,
         common::MUTANTS,
         notify::MUTANTS,
+        objects::MUTANTS,
         pci::MUTANTS,
         split::MUTANTS,
         suspend::MUTANTS,
