@@ -223,24 +223,20 @@ fn caught(bench: &Bench, look: fn(&Bench, &Live, &[Span]) -> Judged) -> Judged {
         // It begins in its own time; the command is to come a little later, in each round another.
         let begins = Duration::from_millis(round);
         member.wait(begins, || Ok(live.ring.used_index()? != begun))?;
-        let ticket = owned.post(opcode::MODE_SET, vec![STOPPED])?;
         let asked = live.ring.used_index()?;
-        let answer = owned.admin.finish(ticket)?;
-        arose(answer.is_ok(), || format!("the stop: {:?}", answer.codes()))?;
+        owned.stop()?;
         let ended = live.ring.used_index()?;
         let done = usize::from(ended.wrapping_sub(begun));
+        let (taken, left) = buffers.split_at(done.min(buffers.len()));
+        arose(filled(member, taken)? == taken.len(), || {
+            "a used buffer was not written".to_owned()
+        })?;
+        let note = look(member, &live, left)?;
+        goes_on(&owned, &live)?;
         // Something was carried out between the command and its answer.
         if asked != ended {
-            let (taken, left) = buffers.split_at(done.min(buffers.len()));
-            member.step(format!("{done} of {requests} are used, round {round}"));
-            arose(filled(member, taken)? == taken.len(), || {
-                "a used buffer was not written".to_owned()
-            })?;
-            let note = look(member, &live, left)?;
-            goes_on(&owned, &live)?;
             return Ok(note);
         }
-        goes_on(&owned, &live)?;
     }
     Err(Stop::Inconclusive(format!(
         "in {ROUNDS} rounds it was never at work when it was to stop"
@@ -507,8 +503,8 @@ fn waits(bench: &Bench, clause: &'static str, reset: fn(&Bench) -> Result<(), St
             let buffer = member.buffer(512)?;
             member.exchange(&mut live, buffer)?;
             reset(member)?;
-            let ticket = owned.post(opcode, data.clone())?;
             let shown = member.status()?;
+            let ticket = owned.post(opcode, data.clone())?;
             let after = answered(&owned, ticket)?;
             if shown == 0 {
                 continue;
