@@ -43,7 +43,7 @@
 //!    seen and is shown with a pass, `saw` what was seen instead. The id must be the one of the
 //!    list, and a case that judges several clauses demands each by its own name.
 //! 5. What the target may lack is `Err(Stop::NotApplicable(...))`: [`harness::Bench::up`] does that
-//!    for features, [`harness::Absent::Part`] is for a device type's own things. Never pass over it
+//!    for features, [`harness::Absent::Own`] is for a device type's own things. Never pass over it
 //!    in silence.
 //! 6. Wait with [`harness::Bench::wait`] and its relatives up to `bench.limit`, and for what must
 //!    not come for [`harness::QUIET`]. No case sleeps. What is random comes from

@@ -15,9 +15,13 @@ mod packed_events;
 mod packed_lists;
 mod packed_marks;
 mod packed_state;
+mod parts;
+mod parts_mode;
 mod pci;
 mod pci_caps;
 mod queue_state;
+mod recording;
+mod recording_limits;
 mod reset;
 mod rng;
 mod split;
@@ -116,6 +120,10 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         pci_caps::CASES,
         common_cfg::CASES,
         notify_irq::CASES,
+        parts::CASES,
+        parts_mode::CASES,
+        recording::CASES,
+        recording_limits::CASES,
         admin::CASES,
         admin_queue::CASES,
         capabilities::CASES,

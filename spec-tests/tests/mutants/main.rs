@@ -13,8 +13,11 @@ mod notify;
 mod objects;
 mod packed;
 mod packed_state;
+mod parts;
+mod parts_mode;
 mod pci;
 mod queue;
+mod recording;
 mod requests;
 mod rng;
 mod split;
@@ -45,6 +48,9 @@ fn all() -> impl Iterator<Item = &'static Mutant> {
         packed_state::MUTANTS,
         pci::MUTANTS,
         queue::MUTANTS,
+        parts::MUTANTS,
+        parts_mode::MUTANTS,
+        recording::MUTANTS,
         split::MUTANTS,
         suspend::MUTANTS,
         tracker::MUTANTS,
