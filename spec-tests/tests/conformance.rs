@@ -18,16 +18,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// What neither of our devices has, so that its cases run on others' devices and on mutants only.
 /// A case that is not here and runs on neither device is a failure, and so is one that is here
 /// and runs.
-const NOWHERE: [&str; 7] = [
+const NOWHERE: [&str; 6] = [
     // Vendor data (cfg_type 9) and shared memory (cfg_type 8).
     "vendor_data_is_not_of_virtio",
     "vendor_data_is_in_whole_dwords",
     "vendor_data_is_read_without_effect",
     "shared_memory_lies_within_its_bar",
     "shared_memory_ids_are_unique",
-    // The features IN_ORDER and ADMIN_VQ.
+    // The feature IN_ORDER.
     "buffers_are_used_in_order",
-    "admin_queues_come_after_the_others",
 ];
 
 /// Whether each case was applicable to at least one device.

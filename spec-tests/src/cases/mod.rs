@@ -1,19 +1,28 @@
 //! What is done to find out whether clauses are kept.
 
+mod admin;
+mod admin_queue;
+mod blk;
+mod blk_ranges;
 mod common_cfg;
 mod features;
 mod init;
 mod notify_irq;
+mod objects;
 mod pci;
 mod pci_caps;
 mod queue_state;
 mod reset;
+mod rng;
 mod split;
 mod status;
 mod suspend;
 mod suspend_queues;
 mod tracker;
 mod tracker_limits;
+mod zoned;
+mod zoned_commands;
+mod zoned_writes;
 
 use crate::constants::reg;
 use crate::harness::{Absent, Bench, Judged, Stop};
@@ -96,6 +105,15 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         pci_caps::CASES,
         common_cfg::CASES,
         notify_irq::CASES,
+        admin::CASES,
+        admin_queue::CASES,
+        objects::CASES,
+        blk::CASES,
+        blk_ranges::CASES,
+        rng::CASES,
+        zoned::CASES,
+        zoned_commands::CASES,
+        zoned_writes::CASES,
     ]
     .into_iter()
     .flatten()

@@ -1,19 +1,26 @@
 //! What cases stand on: the way to the function, memory, rings, waiting, verdicts.
 
+mod admin;
 mod bench;
 mod caps;
+mod disk;
 mod live;
 mod memory;
+pub mod objects;
 mod outcome;
 mod ring;
 mod trace;
 mod tracker;
+mod zones;
 
+pub use admin::{Admin, Answer, Command, Ticket, words};
 pub use bench::{Bench, LIMIT, QUIET};
 pub use caps::{Caps, Msix, RawCap, Region};
+pub use disk::{Answer, Disk, range};
 pub use live::Live;
 pub use memory::{Span, changed_pages, pages_of};
 pub use outcome::{Absent, Clauses, Failure, Judged, Stop, arose, demand, kept};
 pub use ring::{Ring, Segment};
 pub use trace::Trace;
 pub use tracker::Bitmap;
+pub use zones::{Traits, Zone, Zoned};

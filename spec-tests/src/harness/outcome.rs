@@ -44,6 +44,14 @@ pub enum Absent {
     DeviceType(u16),
     /// No virtio capability of this type.
     Capability(u8),
+    /// It owns fewer functions than this.
+    Members(u16),
+    /// It does not report this administration command as supported.
+    Command(u16),
+    /// No command ends in this administration status, try as one may.
+    Status(u16),
+    /// Something of its own that the case acts on, by name.
+    Part(&'static str),
 }
 
 impl fmt::Display for Absent {
@@ -60,6 +68,10 @@ impl fmt::Display for Absent {
             Self::Header => f.write_str("requests with a header"),
             Self::DeviceType(id) => write!(f, "device of virtio type {id}"),
             Self::Capability(kind) => write!(f, "virtio capability with cfg_type {kind}"),
+            Self::Members(count) => write!(f, "{count} functions that it owns"),
+            Self::Command(opcode) => write!(f, "administration command {opcode:#06x}"),
+            Self::Status(status) => write!(f, "answer with administration status {status}"),
+            Self::Part(what) => f.write_str(what),
             Self::Permission => f.write_str("permission to be written to (--allow-write)"),
         }
     }

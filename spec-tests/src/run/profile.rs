@@ -119,7 +119,11 @@ impl Profile {
             | Absent::Permission
             | Absent::Header
             | Absent::DeviceType(_)
-            | Absent::Capability(_) => false,
+            | Absent::Capability(_)
+            | Absent::Part(_)
+            | Absent::Members(_)
+            | Absent::Command(_)
+            | Absent::Status(_) => false,
         }
     }
 }

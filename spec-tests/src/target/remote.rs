@@ -186,7 +186,7 @@ impl Target for Remote {
     }
 
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
-        if want != Variant::Plain {
+        if !want.may_be_plain() {
             return Err(Stop::NotApplicable(Absent::Variant(want)));
         }
         let bus = self.bus().map_err(Stop::Lost)?;
@@ -200,6 +200,7 @@ impl Target for Remote {
         Ok(Subject {
             bus,
             change_config: None,
+            members: Vec::new(),
             limit: self.limit,
         })
     }

@@ -273,8 +273,14 @@ impl Target for Broken {
         let mut sound = Emulated::default();
         (self.0.defect.seams)(&mut sound.seams);
         let Subject {
-            bus, change_config, ..
+            bus,
+            change_config,
+            mut members,
+            ..
         } = sound.fresh(want)?;
+        for member in &mut members {
+            member.limit = LIMIT;
+        }
         let caps = Caps::walk(bus.as_ref())?;
         let function = Function {
             defect: self.0.defect,
@@ -286,6 +292,7 @@ impl Target for Broken {
         Ok(Subject {
             bus: Arc::new(function),
             change_config,
+            members,
             limit: LIMIT,
         })
     }
