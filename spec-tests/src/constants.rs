@@ -146,6 +146,10 @@ pub mod pci {
     pub const DEVICE_BASE: u16 = 0x1040;
     /// Last of them.
     pub const DEVICE_LAST: u16 = 0x107f;
+    /// Offset of the command register.
+    pub const COMMAND: u16 = 0x04;
+    /// Memory space and bus mastering enabled, in the command register.
+    pub const COMMAND_ENABLED: u16 = 1 << 1 | 1 << 2;
     /// Offset of the status register.
     pub const STATUS: u16 = 0x06;
     /// Interrupt status, in the status register.
