@@ -24,7 +24,7 @@ pub struct Disk<'a> {
 
 /// What a disk answered to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Reply {
     /// The status byte; 0x5a if it was not written.
     pub status: u8,
     /// Bytes that the used element says were written.
@@ -95,7 +95,7 @@ impl Disk<'_> {
     ///
     /// # Errors
     /// Inconclusive if it does not come back, or is larger than the case's buffers.
-    pub fn ask(&mut self, kind: u32, sector: u64, data: &[u8], room: u64) -> Result<Answer, Stop> {
+    pub fn ask(&mut self, kind: u32, sector: u64, data: &[u8], room: u64) -> Result<Reply, Stop> {
         let bytes = u64::try_from(data.len()).unwrap_or(u64::MAX);
         arose(bytes <= BUFFER && room <= BUFFER, || {
             format!("a request of {bytes} and {room} bytes does not fit into the case's memory")
@@ -132,7 +132,7 @@ impl Disk<'_> {
             format!("a request of type {kind} does not come back")
         })?;
         let (_, used) = live.ring.used_element(place)?;
-        let mut answer = Answer {
+        let mut answer = Reply {
             status: 0,
             used,
             data: vec![0; usize::try_from(room).unwrap_or(0)],
@@ -150,7 +150,7 @@ impl Disk<'_> {
     /// # Errors
     /// Those of [`Disk::ask`]; inconclusive if the disk does not.
     pub fn read(&mut self, sector: u64, sectors: u64) -> Result<Vec<u8>, Stop> {
-        let Answer { status, data, .. } = self.ask(blk::IN, sector, &[], blk::SECTOR * sectors)?;
+        let Reply { status, data, .. } = self.ask(blk::IN, sector, &[], blk::SECTOR * sectors)?;
         arose(status == blk::OK, || {
             format!("reading {sectors} sectors from {sector} ends in status {status}")
         })?;

@@ -16,7 +16,7 @@ mod zones;
 pub use admin::{Admin, Answer, Command, Ticket, words};
 pub use bench::{Bench, LIMIT, QUIET};
 pub use caps::{Caps, Msix, RawCap, Region};
-pub use disk::{Answer, Disk, range};
+pub use disk::{Disk, Reply, range};
 pub use live::Live;
 pub use memory::{Span, changed_pages, pages_of};
 pub use outcome::{Absent, Clauses, Failure, Judged, Stop, arose, demand, kept};

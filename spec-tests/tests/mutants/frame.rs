@@ -7,10 +7,10 @@ use spec_tests::clause::Registry;
 use spec_tests::constants::{Field, Place, cfg_type, reg, status};
 use spec_tests::harness::{Absent, Caps, Region, Stop};
 use spec_tests::run::{Attempt, Verdict};
-use spec_tests::target::{Emulated, Seams, Subject, Target, Variant};
+use spec_tests::target::{Emulated, Medium, Seams, Subject, Target, Variant};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 /// How long a mutant may take for what it must do. The sound device takes far less.
@@ -37,6 +37,8 @@ pub type Vector = fn(&Function, u16, Arc<dyn Interrupt>) -> Arc<dyn Interrupt>;
 /// and device; what needs memory has it in [`Function::remember`].
 #[derive(Clone, Copy, Debug)]
 pub struct Defect {
+    /// What kind of device it is that has the defect.
+    pub medium: Medium,
     /// Inside the function: how it is made, and its device type.
     pub seams: fn(&mut Seams),
     /// After a read of a BAR: changes what the case is told.
@@ -57,6 +59,7 @@ pub struct Defect {
 
 /// No defect: what a mutant does not name.
 pub const SOUND: Defect = Defect {
+    medium: Medium::Block,
     seams: |_| (),
     read: |_, _, _| Ok(()),
     write: |_, _, _| Ok(true),
@@ -265,12 +268,26 @@ impl Bus for Function {
 #[derive(Debug)]
 struct Broken(&'static Mutant);
 
+impl Broken {
+    fn sound(&self) -> Emulated {
+        of(self.0.defect.medium)
+    }
+}
+
+/// The sound device of a kind.
+fn of(medium: Medium) -> Emulated {
+    Emulated {
+        medium,
+        ..Emulated::default()
+    }
+}
+
 impl Target for Broken {
     fn name(&self) -> String {
         self.0.name.to_owned()
     }
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
-        let mut sound = Emulated::default();
+        let mut sound = self.sound();
         (self.0.defect.seams)(&mut sound.seams);
         let Subject {
             bus,
@@ -297,31 +314,44 @@ impl Target for Broken {
         })
     }
     fn claims(&self, what: Absent) -> bool {
-        Emulated::default().claims(what)
+        self.sound().claims(what)
     }
     fn limit(&self) -> Duration {
         LIMIT
     }
 }
 
-/// The cases that the sound device passes: what does not apply to it cannot be held against a
-/// mutant.
-pub fn sound(registry: &Registry) -> BTreeSet<&'static str> {
-    let target: Arc<dyn Target> = Arc::new(Emulated::default());
-    let passes = |case: &&'static Case| {
-        let attempt = Attempt::new(&target, case, 1);
-        let found = verdicts(&attempt, case, registry);
-        found.values().all(|verdict| *verdict == Verdict::Pass)
-    };
-    cases::all().filter(passes).map(|case| case.name).collect()
+/// The cases that the sound devices pass, by kind: what does not apply to one cannot be held against
+/// its mutants. Found out when it is first asked for.
+#[derive(Debug)]
+pub struct Sound(BTreeMap<Medium, OnceLock<BTreeSet<&'static str>>>);
+
+impl Sound {
+    /// For devices of these kinds.
+    pub fn new(media: impl Iterator<Item = Medium>) -> Self {
+        Self(media.map(|medium| (medium, OnceLock::new())).collect())
+    }
+
+    fn cases(&self, medium: Medium, registry: &Registry) -> &BTreeSet<&'static str> {
+        self.0[&medium].get_or_init(|| {
+            let target: Arc<dyn Target> = Arc::new(of(medium));
+            let passes = |case: &&'static Case| {
+                let attempt = Attempt::new(&target, case, 1);
+                let found = verdicts(&attempt, case, registry, medium);
+                found.values().all(|verdict| *verdict == Verdict::Pass)
+            };
+            cases::all().filter(passes).map(|case| case.name).collect()
+        })
+    }
 }
 
 fn verdicts(
     attempt: &Attempt,
     case: &'static Case,
     registry: &Registry,
+    medium: Medium,
 ) -> BTreeMap<String, Verdict> {
-    let sound = Emulated::default();
+    let sound = of(medium);
     let claims = |what| sound.claims(what);
     let clauses = case.clauses.iter().filter_map(|name| registry.get(name));
     clauses
@@ -340,11 +370,9 @@ pub struct Trial {
 }
 
 /// Holds every case against a mutant.
-pub fn try_out(
-    mutant: &'static Mutant,
-    registry: &Registry,
-    sound: &BTreeSet<&'static str>,
-) -> Trial {
+pub fn try_out(mutant: &'static Mutant, registry: &Registry, sound: &Sound) -> Trial {
+    let medium = mutant.defect.medium;
+    let sound = sound.cases(medium, registry);
     let target: Arc<dyn Target> = Arc::new(Broken(mutant));
     let broken: BTreeSet<_> = mutant
         .clauses
@@ -356,7 +384,7 @@ pub fn try_out(
     let (mut others, mut passed, mut failed) = (0_u32, 0_u32, Vec::new());
     for case in cases::all().filter(|case| sound.contains(case.name)) {
         let attempt = Attempt::new(&target, case, 1);
-        let verdicts = verdicts(&attempt, case, registry);
+        let verdicts = verdicts(&attempt, case, registry, medium);
         found.extend(
             verdicts
                 .iter()

@@ -4,15 +4,20 @@
 //! `cargo test -p spec-tests --test mutants` prints killed / total; `-- NAME` tries one, and tells
 //! which cases it failed. See "Mutants" in the documentation of `spec_tests`.
 
+mod blk;
 mod common;
 mod frame;
 mod notify;
 mod pci;
+mod requests;
+mod rng;
 mod split;
 mod suspend;
 mod tracker;
+mod zoned;
+mod zoned_requests;
 
-use frame::{Mutant, Trial};
+use frame::{Mutant, Sound, Trial};
 use libtest_mimic::Arguments;
 use spec_tests::cases;
 use spec_tests::clause::Registry;
@@ -32,6 +37,10 @@ fn all() -> impl Iterator<Item = &'static Mutant> {
         split::MUTANTS,
         suspend::MUTANTS,
         tracker::MUTANTS,
+        blk::MUTANTS,
+        rng::MUTANTS,
+        zoned::MUTANTS,
+        zoned_requests::MUTANTS,
     ]
     .into_iter()
     .flatten()
@@ -47,7 +56,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let sound = Arc::new(frame::sound(&registry));
+    let media = all().map(|mutant| mutant.defect.medium);
+    let sound = Arc::new(Sound::new(media));
     let (killed, tried) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let least = Arc::new(Mutex::new((1.0_f64, "")));
     let mut trials = vec![libtest_mimic::Trial::test("every_must_has_a_mutant", {
