@@ -152,6 +152,8 @@ pub mod pci {
     pub const COMMAND: u16 = 0x04;
     /// Interrupt disable, in the command register.
     pub const COMMAND_NO_INTX: u32 = 1 << 10;
+    /// Memory space and bus mastering enabled, in the command register.
+    pub const COMMAND_ENABLED: u16 = 1 << 1 | 1 << 2;
     /// Offset of the status register.
     pub const STATUS: u16 = 0x06;
     /// Interrupt status, in the status register.

@@ -307,7 +307,7 @@ impl Bench {
     /// The bus's.
     pub fn basis(&self) -> Result<u64, Stop> {
         let offered = self.offered()?;
-        let platform = offered & feature::ACCESS_PLATFORM;
+        let platform = offered & (feature::ACCESS_PLATFORM | feature::ORDER_PLATFORM);
         Ok(feature::VERSION_1 | platform | self.insisted(offered)?)
     }
 
