@@ -4,6 +4,8 @@
 
 pub mod admin;
 pub mod blk;
+pub mod parts;
+pub mod records;
 
 /// Device status bits (VIRTIO 1.4, "Device Status Field").
 pub mod status {
@@ -146,6 +148,12 @@ pub mod pci {
     pub const DEVICE_BASE: u16 = 0x1040;
     /// Last of them.
     pub const DEVICE_LAST: u16 = 0x107f;
+    /// Offset of the command register.
+    pub const COMMAND: u16 = 0x04;
+    /// Interrupt disable, in the command register.
+    pub const COMMAND_NO_INTX: u32 = 1 << 10;
+    /// Memory space and bus mastering enabled, in the command register.
+    pub const COMMAND_ENABLED: u16 = 1 << 1 | 1 << 2;
     /// Offset of the status register.
     pub const STATUS: u16 = 0x06;
     /// Interrupt status, in the status register.
@@ -166,6 +174,24 @@ pub mod pci {
     pub const CAPABILITIES_BEGIN: u16 = 0x40;
     /// End of conventional configuration space.
     pub const CAPABILITIES_END: u16 = 0x100;
+    /// Capability id: power management.
+    pub const ID_POWER: u8 = 0x01;
+    /// Offset of its control and status.
+    pub const POWER_CONTROL: u16 = 4;
+    /// PME_Status, in that.
+    pub const PME_STATUS: u16 = 1 << 15;
+    /// Capability id: PCI Express.
+    pub const ID_EXPRESS: u8 = 0x10;
+    /// Offset of its Device Capabilities.
+    pub const EXPRESS_CAPABILITIES: u16 = 4;
+    /// The function can reset itself, in those.
+    pub const FLR_CAPABLE: u32 = 1 << 28;
+    /// Offset of its Device Control.
+    pub const EXPRESS_CONTROL: u16 = 8;
+    /// Initiate Function Level Reset, in that.
+    pub const INITIATE_FLR: u16 = 1 << 15;
+    /// Function mask, in the first 32 bits of the MSI-X capability.
+    pub const MSIX_MASK: u32 = 1 << 30;
     /// Capability id: vendor specific.
     pub const ID_VENDOR: u8 = 0x09;
     /// Capability id: MSI-X.
@@ -306,6 +332,26 @@ pub mod ring {
     pub const USED: u64 = 8;
     /// Default of the queue state of a split ring.
     pub const STATE_DEFAULT: u64 = 0;
+}
+
+/// Packed rings (VIRTIO 1.4, "Packed Virtqueues"); NEXT, WRITE and INDIRECT are those of [`ring`].
+pub mod packed {
+    /// Descriptor flag: available in the laps whose wrap counter it equals, unless USED does too.
+    pub const AVAIL: u16 = 1 << 7;
+    /// Descriptor flag: used in the laps whose wrap counter it and AVAIL equal.
+    pub const USED: u16 = 1 << 15;
+    /// Event suppression flags: notify.
+    pub const ENABLE: u16 = 0;
+    /// Event suppression flags: do not notify.
+    pub const DISABLE: u16 = 1;
+    /// Event suppression flags: notify for the descriptor at the offset.
+    pub const DESC_EVENT: u16 = 2;
+    /// The bits of the event suppression flags that are not reserved.
+    pub const EVENT_FLAGS: u16 = 3;
+    /// Bytes of an event suppression structure.
+    pub const EVENT: u64 = 4;
+    /// Default of the queue state of a packed ring: entry 0, wrap counter 1.
+    pub const STATE_DEFAULT: u64 = 0x8000;
 }
 
 /// The entropy device.

@@ -232,7 +232,7 @@ fn unzoned(bench: &Bench) -> Judged {
     bench.is_disk()?;
     let offered = bench.offered()?;
     if bench.insisted(offered)? & feature::BLK_ZONED != 0 {
-        return Err(Stop::NotApplicable(Absent::Part("way without zones")));
+        return Err(Stop::NotApplicable(Absent::UNZONED));
     }
     let zones = offered & feature::BLK_ZONED != 0;
     let mut disk = bench.disk(0)?;
@@ -247,7 +247,7 @@ fn unzoned_host_aware(bench: &Bench) -> Judged {
         return Err(Stop::NotApplicable(Absent::Features(feature::BLK_ZONED)));
     }
     if bench.zone_model()? != zone::HOST_AWARE {
-        return Err(Stop::NotApplicable(Absent::Part("host-aware zones")));
+        return Err(Stop::NotApplicable(Absent::Own("host-aware zones")));
     }
     let mut disk = bench.disk(0)?;
     arose(bench.status()? == status::RUNNING, || {

@@ -150,7 +150,7 @@ fn zeroes_in_segments(bench: &Bench) -> Judged {
     let (first, unit) = some_sectors(bench, 1)?;
     let first = first.saturating_sub(2 * unit);
     if most < 2 || sectors < unit {
-        return Err(Stop::NotApplicable(Absent::Part(
+        return Err(Stop::NotApplicable(Absent::Own(
             "write zeroes of two segments",
         )));
     }

@@ -38,7 +38,7 @@ const SUBSET: &str = "feature-bits/D2";
 const AGAIN: &str = "feature-bits/D4";
 
 /// Bits whose acceptance changes how a driver must go on, or that are bound to other bits.
-const NOT_ALONE: u64 = feature::VERSION_1 | feature::ACCESS_PLATFORM;
+const NOT_ALONE: u64 = feature::VERSION_1 | feature::ACCESS_PLATFORM | feature::ORDER_PLATFORM;
 
 fn config_before_features_ok(bench: &Bench) -> Judged {
     bench.to_driver()?;

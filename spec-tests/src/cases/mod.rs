@@ -10,9 +10,18 @@ mod features;
 mod init;
 mod notify_irq;
 mod objects;
+mod packed;
+mod packed_events;
+mod packed_lists;
+mod packed_marks;
+mod packed_state;
+mod parts;
+mod parts_mode;
 mod pci;
 mod pci_caps;
 mod queue_state;
+mod recording;
+mod recording_limits;
 mod reset;
 mod rng;
 mod split;
@@ -97,6 +106,11 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         init::CASES,
         features::CASES,
         split::CASES,
+        packed::CASES,
+        packed_lists::CASES,
+        packed_events::CASES,
+        packed_state::CASES,
+        packed_marks::CASES,
         suspend::CASES,
         suspend_queues::CASES,
         queue_state::CASES,
@@ -106,6 +120,10 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         pci_caps::CASES,
         common_cfg::CASES,
         notify_irq::CASES,
+        parts::CASES,
+        parts_mode::CASES,
+        recording::CASES,
+        recording_limits::CASES,
         admin::CASES,
         admin_queue::CASES,
         capabilities::CASES,

@@ -328,6 +328,8 @@ fn window_writes(bench: &Bench) -> Judged {
         (reg::DRIVER_FEATURE_SELECT, 1),
     ];
     for (field, value) in writes {
+        // After the reset; a selector need not have been taken back by it.
+        bench.put(field, 0)?;
         let before = bench.get(field)?;
         arose(before != value, || {
             format!("{} is {value} already", field.name)

@@ -71,7 +71,7 @@ pub(super) const fn writing(
 fn fields(bench: &Bench) -> Result<Vec<u8>, Stop> {
     let config = bench.device_config()?;
     let fields = config.get(zone::FIELDS..zone::END);
-    let fields = fields.ok_or(Stop::NotApplicable(Absent::Part("zone fields")))?;
+    let fields = fields.ok_or(Stop::NotApplicable(Absent::Own("zone fields")))?;
     Ok(fields.to_vec())
 }
 
@@ -82,7 +82,7 @@ fn is_model(bench: &Bench, model: u8, what: &'static str) -> Result<(), Stop> {
         return Err(Stop::NotApplicable(Absent::Features(feature::BLK_ZONED)));
     }
     if bench.zone_model()? != model {
-        return Err(Stop::NotApplicable(Absent::Part(what)));
+        return Err(Stop::NotApplicable(Absent::Own(what)));
     }
     Ok(())
 }
@@ -189,7 +189,7 @@ fn open(bench: &Bench) -> Judged {
     let mut zoned = bench.zoned(0)?;
     let limit = usize::try_from(zoned.traits.max_open).unwrap_or(usize::MAX);
     if limit == 0 {
-        return Err(Stop::NotApplicable(Absent::Part("limit of open zones")));
+        return Err(Stop::NotApplicable(Absent::Own("limit of open zones")));
     }
     let zones = zoned.fresh(limit + 1)?;
     for (count, zone) in zones.iter().enumerate() {
@@ -214,7 +214,7 @@ fn active(bench: &Bench) -> Judged {
     let mut zoned = bench.zoned(0)?;
     let limit = usize::try_from(zoned.traits.max_active).unwrap_or(usize::MAX);
     if limit == 0 {
-        return Err(Stop::NotApplicable(Absent::Part("limit of active zones")));
+        return Err(Stop::NotApplicable(Absent::Own("limit of active zones")));
     }
     let zones = zoned.fresh(limit + 1)?;
     for (count, one) in zones.iter().enumerate() {
@@ -242,7 +242,7 @@ fn largest_append(bench: &Bench) -> Judged {
     let mut zoned = bench.zoned(0)?;
     let most = zoned.traits.max_append / zoned.traits.granule * zoned.traits.granule;
     if most == 0 {
-        return Err(Stop::NotApplicable(Absent::Part("appends")));
+        return Err(Stop::NotApplicable(Absent::Own("appends")));
     }
     let one = zoned.one("zones with room for the largest append", |one| {
         one.is_fresh() && one.capacity >= most

@@ -134,7 +134,7 @@ fn open_too_many(bench: &Bench) -> Judged {
     let mut zoned = bench.zoned(0)?;
     let limit = usize::try_from(zoned.traits.max_open).unwrap_or(usize::MAX);
     if limit == 0 {
-        return Err(Stop::NotApplicable(Absent::Part("limit of open zones")));
+        return Err(Stop::NotApplicable(Absent::Own("limit of open zones")));
     }
     let zones = zoned.fresh(limit + 1)?;
     let Some((last, before)) = zones.split_last() else {

@@ -61,7 +61,7 @@ pub(super) const CASES: &[Case] = &[
 fn appending(bench: &Bench) -> Result<Zoned<'_>, Stop> {
     let zoned = bench.zoned(0)?;
     if zoned.traits.max_append < zoned.traits.granule {
-        return Err(Stop::NotApplicable(Absent::Part("appends")));
+        return Err(Stop::NotApplicable(Absent::Own("appends")));
     }
     Ok(zoned)
 }
@@ -102,7 +102,7 @@ fn too_many(bench: &Bench) -> Judged {
     let mut zoned = bench.zoned(0)?;
     let limit = usize::try_from(zoned.traits.max_open).unwrap_or(usize::MAX);
     if limit == 0 {
-        return Err(Stop::NotApplicable(Absent::Part("limit of open zones")));
+        return Err(Stop::NotApplicable(Absent::Own("limit of open zones")));
     }
     let zones = zoned.fresh(limit + 1)?;
     let Some((last, before)) = zones.split_last() else {
@@ -180,7 +180,7 @@ fn append_too_long(bench: &Bench) -> Judged {
     let granule = zoned.traits.granule;
     let most = zoned.traits.max_append / granule * granule;
     if most < 2 * granule {
-        return Err(Stop::NotApplicable(Absent::Part("appends of two granules")));
+        return Err(Stop::NotApplicable(Absent::Own("appends of two granules")));
     }
     let one = zoned.fresh_one()?;
     zoned.written(one.start, one.capacity - granule)?;
@@ -220,7 +220,7 @@ fn place(bench: &Bench) -> Judged {
 fn no_appends(bench: &Bench) -> Judged {
     let mut zoned = bench.zoned(0)?;
     if zoned.traits.max_append != 0 {
-        return Err(Stop::NotApplicable(Absent::Part("max_append_sectors of 0")));
+        return Err(Stop::NotApplicable(Absent::Own("max_append_sectors of 0")));
     }
     let one = zoned.fresh_one()?;
     let noise = zoned.disk.noise(zoned.traits.granule);
@@ -256,7 +256,7 @@ fn across(bench: &Bench) -> Judged {
         _ => None,
     });
     let Some((this, next)) = pair else {
-        return Err(Stop::NotApplicable(Absent::Part(
+        return Err(Stop::NotApplicable(Absent::Own(
             "two zones to be written in sequence, next to each other",
         )));
     };

@@ -78,7 +78,7 @@ impl Bench {
     pub fn config_field(&self, offset: usize, width: usize) -> Result<u64, Stop> {
         let config = self.device_config()?;
         let field = config.get(offset..offset + width);
-        let field = field.ok_or(Stop::NotApplicable(Absent::Part(
+        let field = field.ok_or(Stop::NotApplicable(Absent::Own(
             "device configuration so far",
         )))?;
         let mut bytes = [0; 8];

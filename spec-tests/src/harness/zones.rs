@@ -115,7 +115,7 @@ impl Bench {
         let mut disk = self.disk(feature::BLK_ZONED | need)?;
         let traits = self.zone_traits()?;
         if !matches!(traits.model, zone::HOST_MANAGED | zone::HOST_AWARE) {
-            return Err(Stop::NotApplicable(Absent::Part("zones")));
+            return Err(Stop::NotApplicable(Absent::Own("zones")));
         }
         let status = disk.ask(blk::ZONE_RESET_ALL, 0, &[], 0)?.status;
         arose(status == blk::OK, || {
@@ -190,7 +190,7 @@ impl Zoned<'_> {
         if found.len() == count {
             Ok(found)
         } else {
-            Err(Stop::NotApplicable(Absent::Part(what)))
+            Err(Stop::NotApplicable(Absent::Own(what)))
         }
     }
 
@@ -201,7 +201,7 @@ impl Zoned<'_> {
     pub fn one(&mut self, what: &'static str, of: impl Fn(&Zone) -> bool) -> Result<Zone, Stop> {
         let found = self.some(1, what, of)?;
         let first = found.first().copied();
-        first.ok_or(Stop::NotApplicable(Absent::Part(what)))
+        first.ok_or(Stop::NotApplicable(Absent::Own(what)))
     }
 
     /// Empty zones that must be written in sequence.

@@ -123,7 +123,9 @@ impl Profile {
             | Absent::Part(_)
             | Absent::Members(_)
             | Absent::Command(_)
-            | Absent::Status(_) => false,
+            | Absent::Status(_)
+            | Absent::Own(_)
+            | Absent::FunctionReset => false,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Our own function, in this process.
 
 use super::extras::Extras;
+use super::slow::slow;
 use super::zoned::{Make, ZonedDisk};
 use super::{DMA_PASID, Subject, Target, Variant};
-use crate::constants::{blk, cfg_type, feature, rng};
+use crate::constants::{blk, cfg_type, feature, parts, rng};
 use crate::harness::{Absent, LIMIT, Stop};
 use device::blk::{BlkDevice, BlkOptions};
 use device::dma::Dma;
@@ -44,6 +45,8 @@ const COARSE: u8 = 3;
 const ADMIN_QUEUES: u16 = 2;
 /// Functions that an owner owns.
 const MEMBERS: u16 = 2;
+/// Records that an owner of few holds.
+const RECORDS: u32 = 16;
 
 /// What kind of device the emulated function is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,19 +100,25 @@ pub struct Emulated {
     pub limit: Duration,
 }
 
+/// Stands between a function and its device type.
+type Wrap = fn(Arc<dyn VirtioDevice>) -> Arc<dyn VirtioDevice>;
+
 /// Where a mutant may change the function from inside; the sound one changes nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Seams {
     /// Changes how the function is made.
     pub config: fn(&mut FunctionConfig),
+    /// Changes how the functions are made that it owns.
+    pub member: fn(&mut FunctionConfig),
     /// Stands between the function and its device type.
-    pub device: fn(Arc<dyn VirtioDevice>) -> Arc<dyn VirtioDevice>,
+    pub device: Wrap,
 }
 
 impl Default for Seams {
     fn default() -> Self {
         Self {
             config: |_| (),
+            member: |_| (),
             device: |device| device,
         }
     }
@@ -146,6 +155,7 @@ impl Target for Emulated {
             return Err(Stop::NotApplicable(Absent::Variant(want)));
         }
         let mut config = FunctionConfig {
+            features: FunctionConfig::default().features | Features::RING_PACKED,
             dma_pasid: DMA_PASID,
             ..FunctionConfig::default()
         };
@@ -171,10 +181,16 @@ impl Target for Emulated {
             Variant::PasidDisabled => config.pasid = Pasid::Disabled,
             Variant::PasidEnabled => config.pasid = Pasid::Enabled,
             Variant::NoTracker => config.tracker = false,
-            Variant::Admin | Variant::Owner => config.admin.queues = ADMIN_QUEUES,
+            Variant::Admin | Variant::Owner | Variant::SlowMembers => {
+                config.admin.queues = ADMIN_QUEUES;
+            }
             Variant::TableOpcodes => {
                 config.admin.queues = ADMIN_QUEUES;
                 config.admin.table_opcodes = true;
+            }
+            Variant::FewRecords => {
+                config.admin.queues = ADMIN_QUEUES;
+                config.admin.max_records = RECORDS;
             }
         }
         for bit in config
@@ -186,13 +202,19 @@ impl Target for Emulated {
         }
         (self.seams.config)(&mut config);
         let mut owned = Vec::new();
-        if matches!(want, Variant::Owner | Variant::TableOpcodes) {
+        if want.owns() {
+            let mut config = FunctionConfig::default();
+            (self.seams.member)(&mut config);
+            let pace: Wrap = match want {
+                Variant::SlowMembers => slow,
+                _ => |device| device,
+            };
             for _ in 0..MEMBERS {
-                owned.push(self.made(Variant::Plain, FunctionConfig::default(), Vec::new())?);
+                owned.push(self.made(Variant::Plain, config, Vec::new(), pace)?);
             }
         }
         let functions = owned.iter().map(|made| Arc::clone(&made.function));
-        let owner = self.made(want, config, functions.collect())?;
+        let owner = self.made(want, config, functions.collect(), |device| device)?;
         Ok(Subject {
             members: owned.into_iter().map(|made| self.subject(made)).collect(),
             ..self.subject(owner)
@@ -200,13 +222,14 @@ impl Target for Emulated {
     }
 
     fn claims(&self, what: Absent) -> bool {
-        let absent = feature::RING_PACKED | feature::ACCESS_PLATFORM;
+        let absent = feature::ACCESS_PLATFORM;
         match what {
             Absent::Features(bits) => bits & (absent | self.medium.lacks()) == 0,
             Absent::Variant(variant) => self.medium.has(variant),
             Absent::Tracker | Absent::Msix => true,
             Absent::Members(count) => count <= MEMBERS,
-            Absent::Command(_) | Absent::Status(_) => true,
+            Absent::Command(_) | Absent::Status(_) | Absent::FunctionReset => true,
+            Absent::Part(kind) => kind != parts::DEV_CFG || self.medium == Medium::Block,
             Absent::ConfigChange | Absent::Queues(_) | Absent::WritableConfig => {
                 self.medium == Medium::Block
             }
@@ -214,7 +237,8 @@ impl Target for Emulated {
                 Medium::Block | Medium::Zoned => id == blk::ID,
                 Medium::Entropy => id == rng::ID,
             },
-            Absent::Part(_) => self.medium != Medium::Entropy,
+            Absent::UNZONED => false,
+            Absent::Own(_) => self.medium != Medium::Entropy,
             Absent::Capability(kind) => matches!(kind, cfg_type::VENDOR | cfg_type::SHARED_MEMORY),
             Absent::Function | Absent::Permission | Absent::Header => false,
         }
@@ -234,9 +258,10 @@ impl Emulated {
         want: Variant,
         config: FunctionConfig,
         members: Vec<Arc<PciFunction>>,
+        pace: Wrap,
     ) -> Result<Made, Stop> {
         let function = |device: Arc<dyn VirtioDevice>| {
-            let device = (self.seams.device)(device);
+            let device = pace((self.seams.device)(device));
             if members.is_empty() {
                 return Ok(PciFunction::new(config, device));
             }

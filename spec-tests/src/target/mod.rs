@@ -3,6 +3,7 @@
 mod emulated;
 mod extras;
 mod remote;
+mod slow;
 mod vhost_user;
 mod zoned;
 
@@ -49,6 +50,10 @@ pub enum Variant {
     /// As [`Variant::Owner`], with the opcodes of RESOURCE_OBJ_MODIFY and QUERY as they stand in the
     /// standard's table, where it comes with those of the prose.
     TableOpcodes,
+    /// As [`Variant::Owner`], and its members take their time over everything.
+    SlowMembers,
+    /// As [`Variant::Owner`], and it holds 16 records of written pages only.
+    FewRecords,
     /// A disk that may not be written.
     ReadOnly,
     /// A disk with zones that need not be written in sequence.
@@ -58,6 +63,14 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// Whether it owns other functions.
+    const fn owns(self) -> bool {
+        matches!(
+            self,
+            Self::Owner | Self::TableOpcodes | Self::SlowMembers | Self::FewRecords
+        )
+    }
+
     /// Whether a stranger may have this face as it comes: the case sees for itself.
     pub const fn may_be_plain(self) -> bool {
         matches!(

@@ -11,8 +11,13 @@ mod common;
 mod frame;
 mod notify;
 mod objects;
+mod packed;
+mod packed_state;
+mod parts;
+mod parts_mode;
 mod pci;
 mod queue;
+mod recording;
 mod requests;
 mod rng;
 mod split;
@@ -39,8 +44,13 @@ fn all() -> impl Iterator<Item = &'static Mutant> {
         common::MUTANTS,
         notify::MUTANTS,
         objects::MUTANTS,
+        packed::MUTANTS,
+        packed_state::MUTANTS,
         pci::MUTANTS,
         queue::MUTANTS,
+        parts::MUTANTS,
+        parts_mode::MUTANTS,
+        recording::MUTANTS,
         split::MUTANTS,
         suspend::MUTANTS,
         tracker::MUTANTS,

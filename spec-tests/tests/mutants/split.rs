@@ -97,7 +97,7 @@ pub(super) fn after_use(at: &Function, access: Access, what: impl FnOnce(&Mind))
     }
 }
 
-fn with_event_idx(mind: &Mind) -> bool {
+pub fn with_event_idx(mind: &Mind) -> bool {
     mind.recall("features").unwrap_or(0) & feature::EVENT_IDX != 0
 }
 

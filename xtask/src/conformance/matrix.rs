@@ -18,6 +18,10 @@ pub struct Options {
     /// Judge only the implementations whose names begin so; the others keep what they have
     #[arg(long, value_delimiter = ',', value_name = "COLUMN")]
     only: Vec<String>,
+    /// Add what was judged elsewhere, a device or a driver: a JSON object with `id`, `title`, `how`
+    /// and `report`, a report of `--format json`. Alone, nothing else is judged
+    #[arg(long, value_name = "FILE")]
+    add: Vec<PathBuf>,
     /// List the implementations, and judge none
     #[arg(long)]
     list: bool,
@@ -28,12 +32,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let bed = testbed::ensure(workspace)?;
     let programs = Programs::new(workspace, &bed)?;
     let mut columns = programs.columns();
+    let all = options.only.is_empty() && options.add.is_empty();
     columns.retain(|column| {
         let named = |name: &String| column.id.starts_with(name.as_str());
-        options.only.is_empty() || options.only.iter().any(named)
+        all || options.only.iter().any(named)
     });
     ensure!(
-        !columns.is_empty(),
+        !columns.is_empty() || !options.add.is_empty(),
         "no implementation has such a name: see --list"
     );
     if options.list {
@@ -42,7 +47,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         }
         return Ok(());
     }
-    let judged = programs.judge(&columns)?;
+    let mut judged = programs.judge(&columns)?;
+    for path in &options.add {
+        judged.push(Judged::read(path)?);
+    }
     let made = side_by_side(workspace, &judged, false)?;
     for difference in &made.differences {
         println!("{difference}");
@@ -55,7 +63,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     println!(
         "{} implementations judged, {} verdicts differ from before; see {}",
-        columns.len(),
+        judged.len(),
         made.differences.len(),
         docs.display()
     );
