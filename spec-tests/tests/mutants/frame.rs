@@ -132,6 +132,27 @@ impl Mind {
         }
     }
 
+    /// Goes on changing a byte of the case's memory behind the device's back, until the case is
+    /// over.
+    pub fn gnaw(&self, iova: u64) {
+        const TIMES: usize = 2000;
+        const REST: Duration = Duration::from_millis(2);
+        let case = Arc::downgrade(&self.notes);
+        let elsewhere = Self {
+            notes: Arc::default(),
+            memory: Arc::clone(&self.memory),
+        };
+        std::thread::spawn(move || {
+            for byte in (1..u8::MAX).cycle().take(TIMES) {
+                if case.strong_count() == 0 {
+                    return;
+                }
+                elsewhere.scribble(iova, byte);
+                std::thread::sleep(REST);
+            }
+        });
+    }
+
     /// Bytes of the case's memory, 0 where there is none.
     pub fn peek<const N: usize>(&self, iova: u64) -> [u8; N] {
         let mut bytes = [0; N];

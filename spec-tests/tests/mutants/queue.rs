@@ -4,11 +4,6 @@ use super::frame::{Access, Defect, Function, Mutant, SOUND};
 use driver::bus::BusError;
 use spec_tests::clause;
 use spec_tests::constants::{reg, status};
-use std::time::Duration;
-
-/// How often a queue that goes on after its reset writes, and how long it rests in between.
-const WRITES: u8 = 60;
-const REST: Duration = Duration::from_millis(2);
 
 /// Remembers that the selected queue was reset, and what of it was set before.
 fn remember_reset(at: &Function, access: Access, value: u64) -> Result<(), BusError> {
@@ -82,13 +77,7 @@ pub const MUTANTS: &[Mutant] = &[
         defect: Defect {
             wrote: |at, access, value| {
                 if at.is(access, reg::QUEUE_RESET) && value == 1 {
-                    let (mind, used) = (at.mind.clone(), at.recall("used").unwrap_or(0));
-                    std::thread::spawn(move || {
-                        for byte in 1..=WRITES {
-                            std::thread::sleep(REST);
-                            mind.scribble(used + 4, byte);
-                        }
-                    });
+                    at.mind.gnaw(at.recall("used").unwrap_or(0) + 4);
                 }
                 Ok(())
             },
