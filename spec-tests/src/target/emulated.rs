@@ -1,6 +1,6 @@
 //! Our own function, in this process.
 
-use super::slow::slow;
+use super::slow::Slow;
 use super::{DMA_PASID, Subject, Target, Variant};
 use crate::constants::{blk, feature, parts, rng};
 use crate::harness::{Absent, LIMIT, Stop};
@@ -59,9 +59,6 @@ pub struct Emulated {
     pub limit: Duration,
 }
 
-/// Stands between a function and its device type.
-type Wrap = fn(Arc<dyn VirtioDevice>) -> Arc<dyn VirtioDevice>;
-
 /// Where a mutant may change the function from inside; the sound one changes nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Seams {
@@ -70,7 +67,7 @@ pub struct Seams {
     /// Changes how the functions are made that it owns.
     pub member: fn(&mut FunctionConfig),
     /// Stands between the function and its device type.
-    pub device: Wrap,
+    pub device: fn(Arc<dyn VirtioDevice>) -> Arc<dyn VirtioDevice>,
 }
 
 impl Default for Seams {
@@ -148,16 +145,18 @@ impl Target for Emulated {
         ) {
             let mut config = FunctionConfig::default();
             (self.seams.member)(&mut config);
-            let pace: Wrap = match want {
-                Variant::SlowMembers => slow,
-                _ => |device| device,
-            };
             for _ in 0..MEMBERS {
-                owned.push(self.made(config, Vec::new(), pace)?);
+                owned.push(match want {
+                    Variant::SlowMembers => Made {
+                        function: PciFunction::new(config, Arc::new(Slow)),
+                        change_config: None,
+                    },
+                    _ => self.made(config, Vec::new())?,
+                });
             }
         }
         let functions = owned.iter().map(|made| Arc::clone(&made.function));
-        let owner = self.made(config, functions.collect(), |device| device)?;
+        let owner = self.made(config, functions.collect())?;
         Ok(Subject {
             members: owned.into_iter().map(|made| self.subject(made)).collect(),
             ..self.subject(owner)
@@ -192,14 +191,9 @@ struct Made {
 
 impl Emulated {
     /// A function of this medium, which owns `members`.
-    fn made(
-        &self,
-        config: FunctionConfig,
-        members: Vec<Arc<PciFunction>>,
-        pace: Wrap,
-    ) -> Result<Made, Stop> {
+    fn made(&self, config: FunctionConfig, members: Vec<Arc<PciFunction>>) -> Result<Made, Stop> {
         let function = |device: Arc<dyn VirtioDevice>| {
-            let device = pace((self.seams.device)(device));
+            let device = (self.seams.device)(device);
             if members.is_empty() {
                 return Ok(PciFunction::new(config, device));
             }
