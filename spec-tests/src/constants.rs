@@ -3,6 +3,8 @@
 //! Nothing here may come from the crates that are judged (models.md, rule 9).
 
 pub mod admin;
+pub mod parts;
+pub mod records;
 
 /// Device status bits (VIRTIO 1.4, "Device Status Field").
 pub mod status {
@@ -139,6 +141,10 @@ pub mod pci {
     pub const DEVICE_BASE: u16 = 0x1040;
     /// Last of them.
     pub const DEVICE_LAST: u16 = 0x107f;
+    /// Offset of the command register.
+    pub const COMMAND: u16 = 0x04;
+    /// Interrupt disable, in the command register.
+    pub const COMMAND_NO_INTX: u32 = 1 << 10;
     /// Offset of the status register.
     pub const STATUS: u16 = 0x06;
     /// Interrupt status, in the status register.
@@ -159,6 +165,24 @@ pub mod pci {
     pub const CAPABILITIES_BEGIN: u16 = 0x40;
     /// End of conventional configuration space.
     pub const CAPABILITIES_END: u16 = 0x100;
+    /// Capability id: power management.
+    pub const ID_POWER: u8 = 0x01;
+    /// Offset of its control and status.
+    pub const POWER_CONTROL: u16 = 4;
+    /// PME_Status, in that.
+    pub const PME_STATUS: u16 = 1 << 15;
+    /// Capability id: PCI Express.
+    pub const ID_EXPRESS: u8 = 0x10;
+    /// Offset of its Device Capabilities.
+    pub const EXPRESS_CAPABILITIES: u16 = 4;
+    /// The function can reset itself, in those.
+    pub const FLR_CAPABLE: u32 = 1 << 28;
+    /// Offset of its Device Control.
+    pub const EXPRESS_CONTROL: u16 = 8;
+    /// Initiate Function Level Reset, in that.
+    pub const INITIATE_FLR: u16 = 1 << 15;
+    /// Function mask, in the first 32 bits of the MSI-X capability.
+    pub const MSIX_MASK: u32 = 1 << 30;
     /// Capability id: vendor specific.
     pub const ID_VENDOR: u8 = 0x09;
     /// Capability id: MSI-X.

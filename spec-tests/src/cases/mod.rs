@@ -8,9 +8,13 @@ mod features;
 mod init;
 mod notify_irq;
 mod objects;
+mod parts;
+mod parts_mode;
 mod pci;
 mod pci_caps;
 mod queue_state;
+mod recording;
+mod recording_limits;
 mod reset;
 mod split;
 mod status;
@@ -100,6 +104,10 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         pci_caps::CASES,
         common_cfg::CASES,
         notify_irq::CASES,
+        parts::CASES,
+        parts_mode::CASES,
+        recording::CASES,
+        recording_limits::CASES,
         admin::CASES,
         admin_queue::CASES,
         capabilities::CASES,

@@ -76,6 +76,8 @@ pub mod qualifier {
     pub const INVALID_GROUP: u16 = 4;
     /// The group member.
     pub const INVALID_MEMBER: u16 = 5;
+    /// Resources.
+    pub const NO_RESOURCE: u16 = 6;
 }
 
 /// Bytes of a command before its own data.

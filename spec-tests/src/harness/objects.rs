@@ -6,7 +6,7 @@ use super::outcome::{Absent, Stop, arose};
 use crate::constants::admin::{DEV_PARTS, TO_GET, TO_SET, group, opcode};
 
 /// What stands before an object's own data.
-fn header(id: u32) -> Vec<u8> {
+pub(super) fn header(id: u32) -> Vec<u8> {
     let mut bytes = DEV_PARTS.to_le_bytes().to_vec();
     bytes.extend([0; 2]);
     bytes.extend(id.to_le_bytes());

@@ -48,6 +48,10 @@ pub enum Absent {
     Members(u16),
     /// It does not report this administration command as supported.
     Command(u16),
+    /// It reports no device part of this type.
+    Part(u16),
+    /// No function level reset by its configuration space.
+    FunctionReset,
     /// No command ends in this administration status, try as one may.
     Status(u16),
 }
@@ -68,6 +72,8 @@ impl fmt::Display for Absent {
             Self::Capability(kind) => write!(f, "virtio capability with cfg_type {kind}"),
             Self::Members(count) => write!(f, "{count} functions that it owns"),
             Self::Command(opcode) => write!(f, "administration command {opcode:#06x}"),
+            Self::Part(kind) => write!(f, "device part {kind:#x}"),
+            Self::FunctionReset => f.write_str("function level reset by configuration space"),
             Self::Status(status) => write!(f, "answer with administration status {status}"),
             Self::Permission => f.write_str("permission to be written to (--allow-write)"),
         }

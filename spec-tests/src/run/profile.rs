@@ -122,7 +122,9 @@ impl Profile {
             | Absent::Capability(_)
             | Absent::Members(_)
             | Absent::Command(_)
-            | Absent::Status(_) => false,
+            | Absent::Status(_)
+            | Absent::Part(_)
+            | Absent::FunctionReset => false,
         }
     }
 }

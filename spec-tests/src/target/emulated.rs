@@ -1,7 +1,8 @@
 //! Our own function, in this process.
 
+use super::slow::Slow;
 use super::{DMA_PASID, Subject, Target, Variant};
-use crate::constants::{blk, feature, rng};
+use crate::constants::{blk, feature, parts, rng};
 use crate::harness::{Absent, LIMIT, Stop};
 use device::blk::{BlkDevice, BlkOptions};
 use device::dma::Dma;
@@ -41,6 +42,8 @@ const COARSE: u8 = 3;
 const ADMIN_QUEUES: u16 = 2;
 /// Functions that an owner owns.
 const MEMBERS: u16 = 2;
+/// Records that an owner of few holds.
+const RECORDS: u32 = 16;
 
 /// What kind of device the emulated function is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +71,8 @@ pub struct Emulated {
 pub struct Seams {
     /// Changes how the function is made.
     pub config: fn(&mut FunctionConfig),
+    /// Changes how the functions are made that it owns.
+    pub member: fn(&mut FunctionConfig),
     /// Stands between the function and its device type.
     pub device: fn(Arc<dyn VirtioDevice>) -> Arc<dyn VirtioDevice>,
 }
@@ -76,6 +81,7 @@ impl Default for Seams {
     fn default() -> Self {
         Self {
             config: |_| (),
+            member: |_| (),
             device: |device| device,
         }
     }
@@ -123,10 +129,16 @@ impl Target for Emulated {
             Variant::PasidDisabled => config.pasid = Pasid::Disabled,
             Variant::PasidEnabled => config.pasid = Pasid::Enabled,
             Variant::NoTracker => config.tracker = false,
-            Variant::Admin | Variant::Owner => config.admin.queues = ADMIN_QUEUES,
             Variant::TableOpcodes => {
                 config.admin.queues = ADMIN_QUEUES;
                 config.admin.table_opcodes = true;
+            }
+            Variant::Admin | Variant::Owner | Variant::SlowMembers => {
+                config.admin.queues = ADMIN_QUEUES;
+            }
+            Variant::FewRecords => {
+                config.admin.queues = ADMIN_QUEUES;
+                config.admin.max_records = RECORDS;
             }
         }
         for bit in config
@@ -138,9 +150,20 @@ impl Target for Emulated {
         }
         (self.seams.config)(&mut config);
         let mut owned = Vec::new();
-        if matches!(want, Variant::Owner | Variant::TableOpcodes) {
+        if matches!(
+            want,
+            Variant::Owner | Variant::TableOpcodes | Variant::SlowMembers | Variant::FewRecords
+        ) {
+            let mut config = FunctionConfig::default();
+            (self.seams.member)(&mut config);
             for _ in 0..MEMBERS {
-                owned.push(self.made(FunctionConfig::default(), Vec::new())?);
+                owned.push(match want {
+                    Variant::SlowMembers => Made {
+                        function: PciFunction::new(config, Arc::new(Slow)),
+                        change_config: None,
+                    },
+                    _ => self.made(config, Vec::new())?,
+                });
             }
         }
         let functions = owned.iter().map(|made| Arc::clone(&made.function));
@@ -157,7 +180,8 @@ impl Target for Emulated {
             Absent::Features(bits) => bits & absent == 0,
             Absent::Tracker | Absent::Variant(_) | Absent::Msix => true,
             Absent::Members(count) => count <= MEMBERS,
-            Absent::Command(_) | Absent::Status(_) => true,
+            Absent::Command(_) | Absent::Status(_) | Absent::FunctionReset => true,
+            Absent::Part(kind) => kind != parts::DEV_CFG || self.medium == Medium::Block,
             Absent::ConfigChange | Absent::Queues(_) | Absent::WritableConfig => {
                 self.medium == Medium::Block
             }

@@ -2,6 +2,7 @@
 
 mod emulated;
 mod remote;
+mod slow;
 mod vhost_user;
 
 pub use emulated::{Emulated, Medium, Seams};
@@ -45,6 +46,10 @@ pub enum Variant {
     /// As [`Variant::Owner`], with the opcodes of RESOURCE_OBJ_MODIFY and QUERY as they stand in the
     /// standard's table, where it comes with those of the prose.
     TableOpcodes,
+    /// As [`Variant::Owner`], and its members take their time over everything.
+    SlowMembers,
+    /// As [`Variant::Owner`], and it holds 16 records of written pages only.
+    FewRecords,
 }
 
 /// The PASID of the DMA of a [`Variant::PasidEnabled`] function.

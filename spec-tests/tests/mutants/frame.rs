@@ -53,6 +53,9 @@ pub struct Defect {
     pub resetting: fn(&Function) -> Result<(), BusError>,
     /// After it.
     pub was_reset: fn(&Function) -> Result<(), BusError>,
+    /// The same for the functions that it owns, which share what is remembered. Of them nobody waits
+    /// for the end of a reset: `was_reset` is not called.
+    pub member: Option<&'static Defect>,
 }
 
 /// No defect: what a mutant does not name.
@@ -65,6 +68,7 @@ pub const SOUND: Defect = Defect {
     interrupt: |_, _, real| real,
     resetting: |_| Ok(()),
     was_reset: |_| Ok(()),
+    member: None,
 };
 
 /// Where a BAR was accessed.
@@ -86,6 +90,9 @@ pub struct Function {
     common: Region,
     /// What outlives a call: a vector that a case holds has it too.
     pub mind: Mind,
+    /// The functions that it owns.
+    pub members: Vec<Arc<Function>>,
+    owned: bool,
 }
 
 /// What a mutant remembers, and the case's memory.
@@ -128,6 +135,26 @@ impl Mind {
 }
 
 impl Function {
+    /// Stands between a case and the function behind `bus`.
+    fn new(
+        bus: Arc<dyn Bus>,
+        defect: Defect,
+        mind: Mind,
+        members: Vec<Arc<Function>>,
+        owned: bool,
+    ) -> Result<Arc<Self>, Stop> {
+        let caps = Caps::walk(bus.as_ref())?;
+        Ok(Arc::new(Self {
+            defect,
+            common: caps.region(cfg_type::COMMON, "")?,
+            caps,
+            mind,
+            bus,
+            members,
+            owned,
+        }))
+    }
+
     fn region(&self, place: Place) -> Option<Region> {
         match place {
             Place::Common => Some(self.common),
@@ -254,7 +281,7 @@ impl Bus for Function {
         if (self.defect.write)(self, access, value)? {
             self.bus.bar_write(bar, offset, data)?;
         }
-        if resets {
+        if resets && !self.owned {
             // The reset may go on for a while.
             while self.get(reg::DEVICE_STATUS)? != 0 && (self.defect.write)(self, access, value)? {
                 std::thread::yield_now();
@@ -275,6 +302,9 @@ impl Bus for Function {
     fn reset(&self) -> Result<(), BusError> {
         (self.defect.resetting)(self)?;
         self.bus.reset()?;
+        if self.owned {
+            return Ok(());
+        }
         (self.defect.was_reset)(self)
     }
 }
@@ -296,19 +326,23 @@ impl Target for Broken {
             mut members,
             ..
         } = sound.fresh(want)?;
+        let (defect, mind) = (self.0.defect, Mind::default());
+        let mut functions = Vec::new();
         for member in &mut members {
+            let bus = Arc::clone(&member.bus);
+            let mind = Mind {
+                notes: Arc::clone(&mind.notes),
+                ..Mind::default()
+            };
+            let sound = defect.member.copied().unwrap_or(SOUND);
+            let function = Function::new(bus, sound, mind, Vec::new(), true)?;
+            functions.push(Arc::clone(&function));
+            member.bus = function;
             member.limit = LIMIT;
         }
-        let caps = Caps::walk(bus.as_ref())?;
-        let function = Function {
-            defect: self.0.defect,
-            common: caps.region(cfg_type::COMMON, "")?,
-            caps,
-            mind: Mind::default(),
-            bus,
-        };
+        let function = Function::new(bus, defect, mind, functions, false)?;
         Ok(Subject {
-            bus: Arc::new(function),
+            bus: function,
             change_config,
             members,
             limit: LIMIT,

@@ -10,7 +10,10 @@ mod common;
 mod frame;
 mod notify;
 mod objects;
+mod parts;
+mod parts_mode;
 mod pci;
+mod recording;
 mod split;
 mod suspend;
 mod tracker;
@@ -33,7 +36,10 @@ fn all() -> impl Iterator<Item = &'static Mutant> {
         common::MUTANTS,
         notify::MUTANTS,
         objects::MUTANTS,
+        parts::MUTANTS,
+        parts_mode::MUTANTS,
         pci::MUTANTS,
+        recording::MUTANTS,
         split::MUTANTS,
         suspend::MUTANTS,
         tracker::MUTANTS,
