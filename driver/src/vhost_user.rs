@@ -229,9 +229,11 @@ impl Frontend {
         self.barrier()
     }
 
-    /// Starts queue `index` at position `base`: 0 for a new queue, otherwise what
+    /// Starts queue `index` at position `base`: for a new queue what
+    /// [`QueueState::default_of`](spec::queue_state::QueueState::default_of) its format is, 0 or 0x8000; otherwise what
     /// [`stop_queue`](Self::stop_queue) returned, or after a backend has died, the used index
     /// that memory holds ([`SplitQueue::device_used`](crate::queue::SplitQueue::device_used)).
+    /// In a packed queue nothing is in flight then: it is where both sides stand.
     ///
     /// # Errors
     /// [`VhostUserError::NoSuchQueue`], [`VhostUserError::QueueState`] if it runs,
@@ -259,7 +261,7 @@ impl Frontend {
         let events = QueueEvents::new()?;
         let n = usize::from(index);
         self.ask("SET_VRING_NUM", |link| link.set_vring_num(n, setup.size))?;
-        self.ask("SET_VRING_BASE", |link| link.set_vring_base(n, base))?;
+        self.set_base(index, base)?;
         self.addresses(index, &setup)?;
         self.ask("SET_VRING_CALL", |link| {
             link.set_vring_call(n, &events.call)
@@ -275,7 +277,8 @@ impl Frontend {
     }
 
     /// Stops queue `index` when what it has taken is done, and returns its position: where the
-    /// next request of the available ring is to be taken.
+    /// next request is to be taken, and in a packed queue the next one used, index and wrap counter
+    /// as a [`QueueState`](spec::queue_state::QueueState) has them.
     ///
     /// # Errors
     /// [`VhostUserError::NoSuchQueue`], [`VhostUserError::QueueState`] if it does not run,
@@ -290,9 +293,40 @@ impl Frontend {
         if let Some(queue) = self.queues.get_mut(n) {
             *queue = None;
         }
-        u16::try_from(base).map_err(|_| VhostUserError::Nonsense {
+        let (low, high) = (base & 0xffff, base >> 16);
+        let fits = if self.packed() {
+            low == high
+        } else {
+            high == 0
+        };
+        let position = u16::try_from(low).ok().filter(|_| fits);
+        position.ok_or_else(|| VhostUserError::Nonsense {
             request: "GET_VRING_BASE",
-            what: format!("{base}, where a split queue's index has 16 bits"),
+            what: if self.packed() {
+                format!("{base:#x}, where both places of a stopped packed queue are one")
+            } else {
+                format!("{base}, where a split queue's index has 16 bits")
+            },
+        })
+    }
+
+    /// Packed queues were agreed on.
+    fn packed(&self) -> bool {
+        self.features & Features::RING_PACKED.bits() != 0
+    }
+
+    /// A packed queue's has both places, which the crate cannot send.
+    fn set_base(&mut self, index: u16, base: u16) -> Result<(), VhostUserError> {
+        const REQUEST: &str = "SET_VRING_BASE";
+        if !self.packed() {
+            return self.ask(REQUEST, |link| link.set_vring_base(index.into(), base));
+        }
+        let acknowledged = self.protocol.contains(VhostUserProtocolFeatures::REPLY_ACK);
+        let socket = &self.socket;
+        self.watchdog.guard(REQUEST, || {
+            let both = u32::from(base) | u32::from(base) << 16;
+            wire::set_vring_base(socket, index.into(), both, acknowledged)
+                .map_err(vhost::Error::IOError)
         })
     }
 

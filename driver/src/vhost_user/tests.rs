@@ -4,7 +4,7 @@ mod peer;
 
 use super::*;
 use crate::dirty::DirtySet;
-use crate::queue::SplitQueue;
+use crate::queue::{PackedQueue, SplitQueue};
 use peer::*;
 use std::os::unix::fs::FileExt;
 
@@ -86,6 +86,48 @@ fn queues_start_in_order_with_what_they_are() {
     assert_eq!(addresses.u64(24), user + 64 * 16);
     let base = only(&requests, SET_VRING_BASE)[0];
     assert_eq!((base.u32(0), base.u32(4)), (1, 5));
+}
+
+#[test]
+fn a_packed_queue_begins_and_stops_with_both_places() {
+    const BOTH: u32 = 0x8003_8003;
+    let packed = Features::VERSION_1 | Features::RING_PACKED;
+    for (vring_base, stops) in [(BOTH, true), (0x8003, false), (0x8004_8003, false)] {
+        let mut manner = Manner {
+            vring_base,
+            ..Manner::default()
+        };
+        manner.features |= Features::RING_PACKED.bits();
+        let (peer, mut frontend) = start(manner);
+        frontend.negotiate(NONE, packed).unwrap();
+        let memory = SharedMemory::new(0x10_0000, 1 << 20).unwrap();
+        frontend.share(&[&memory]).unwrap();
+        let queue = PackedQueue::new(memory.window().clone(), 64, packed).unwrap();
+        frontend.start_queue(1, queue.setup(0), 0x8000).unwrap();
+        let stopped = frontend.stop_queue(1);
+        assert_eq!(stopped.is_ok_and(|at| at == 0x8003), stops);
+        drop(frontend);
+        let requests = peer.requests();
+        let base = only(&requests, SET_VRING_BASE)[0];
+        assert_eq!((base.u32(0), base.u32(4)), (1, 0x8000_8000));
+    }
+}
+
+#[test]
+fn a_backend_that_refuses_a_packed_queues_base_is_heard() {
+    let packed = Features::VERSION_1 | Features::RING_PACKED;
+    let mut manner = Manner {
+        refuse: Some(SET_VRING_BASE),
+        ..Manner::default()
+    };
+    manner.features |= Features::RING_PACKED.bits();
+    let (_peer, mut frontend) = start(manner);
+    frontend.negotiate(NONE, packed).unwrap();
+    let memory = SharedMemory::new(0x10_0000, 1 << 20).unwrap();
+    frontend.share(&[&memory]).unwrap();
+    let queue = PackedQueue::new(memory.window().clone(), 64, packed).unwrap();
+    let refused = frontend.start_queue(1, queue.setup(0), 0x8000).unwrap_err();
+    assert!(refused.to_string().contains("SET_VRING_BASE"), "{refused}");
 }
 
 #[test]

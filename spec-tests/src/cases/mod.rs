@@ -2,12 +2,19 @@
 
 mod admin;
 mod admin_queue;
+mod blk;
+mod blk_ranges;
 mod capabilities;
 mod common_cfg;
 mod features;
 mod init;
 mod notify_irq;
 mod objects;
+mod packed;
+mod packed_events;
+mod packed_lists;
+mod packed_marks;
+mod packed_state;
 mod parts;
 mod parts_mode;
 mod pci;
@@ -16,12 +23,16 @@ mod queue_state;
 mod recording;
 mod recording_limits;
 mod reset;
+mod rng;
 mod split;
 mod status;
 mod suspend;
 mod suspend_queues;
 mod tracker;
 mod tracker_limits;
+mod zoned;
+mod zoned_commands;
+mod zoned_writes;
 
 use crate::constants::reg;
 use crate::harness::{Absent, Bench, Judged, Stop};
@@ -95,6 +106,11 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         init::CASES,
         features::CASES,
         split::CASES,
+        packed::CASES,
+        packed_lists::CASES,
+        packed_events::CASES,
+        packed_state::CASES,
+        packed_marks::CASES,
         suspend::CASES,
         suspend_queues::CASES,
         queue_state::CASES,
@@ -112,6 +128,12 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         admin_queue::CASES,
         capabilities::CASES,
         objects::CASES,
+        blk::CASES,
+        blk_ranges::CASES,
+        rng::CASES,
+        zoned::CASES,
+        zoned_commands::CASES,
+        zoned_writes::CASES,
     ]
     .into_iter()
     .flatten()

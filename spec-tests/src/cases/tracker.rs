@@ -71,7 +71,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// What a case compares: memory at one time, and the pages that say nothing about marks.
-struct Truth {
+pub(super) struct Truth {
     before: Vec<u8>,
     /// The bitmap's own, and the available ring's, which the driver's part writes.
     excluded: BTreeSet<u64>,
@@ -81,21 +81,24 @@ impl Truth {
     /// To be taken when requests are staged and the device has not been told of them yet: a
     /// running device may carry them out from then on.
     fn take(bench: &Bench, live: &Live, bitmap: Bitmap) -> Result<Self, Stop> {
-        Ok(Self {
-            before: bench.snapshot()?,
-            excluded: &pages_of(bitmap.bits) | &pages_of(live.ring.avail),
-        })
+        Self::except(bench, &pages_of(bitmap.bits) | &pages_of(live.ring.avail))
+    }
+
+    /// As [`Truth::take`], with the pages that say nothing about marks.
+    pub(super) fn except(bench: &Bench, excluded: BTreeSet<u64>) -> Result<Self, Stop> {
+        let before = bench.snapshot()?;
+        Ok(Self { before, excluded })
     }
 
     /// Pages that the device has written since.
-    fn written(&self, bench: &Bench) -> Result<BTreeSet<u64>, Stop> {
+    pub(super) fn written(&self, bench: &Bench) -> Result<BTreeSet<u64>, Stop> {
         let after = bench.snapshot()?;
         let changed = changed_pages(&self.before, &after, bench.memory().iova());
         Ok(&changed - &self.excluded)
     }
 
     /// Every written page is marked, and at least those of `least` were written.
-    fn check(
+    pub(super) fn check(
         &self,
         bench: &Bench,
         bitmap: Bitmap,
@@ -134,7 +137,7 @@ impl Truth {
     }
 }
 
-fn union(spans: &[Span]) -> BTreeSet<u64> {
+pub(super) fn union(spans: &[Span]) -> BTreeSet<u64> {
     spans.iter().flat_map(|span| pages_of(*span)).collect()
 }
 

@@ -3,7 +3,7 @@
 use super::caps::{self, Caps, RawCap, Region};
 use super::memory::Span;
 use super::outcome::{Absent, Stop, arose};
-use super::ring::Ring;
+use super::ring::{Layout, Ring};
 use super::trace::Trace;
 use crate::constants::{COMMON_LEN, Field, PAGE, Place, cfg_type, feature, reg, status};
 use crate::target::Subject;
@@ -299,6 +299,18 @@ impl Bench {
         Ok(low | self.get(value)? << 32)
     }
 
+    /// What a driver takes of any device: VERSION_1, and what a device may refuse to work without:
+    /// ACCESS_PLATFORM where it is offered, for there may be an IOMMU, and ZONED of a disk whose
+    /// zones must be written in sequence.
+    ///
+    /// # Errors
+    /// The bus's.
+    pub fn basis(&self) -> Result<u64, Stop> {
+        let offered = self.offered()?;
+        let platform = offered & (feature::ACCESS_PLATFORM | feature::ORDER_PLATFORM);
+        Ok(feature::VERSION_1 | platform | self.insisted(offered)?)
+    }
+
     /// Writes the driver's features.
     ///
     /// # Errors
@@ -320,7 +332,7 @@ impl Bench {
         self.set_status(status::NEGOTIATING)
     }
 
-    /// Everything up to FEATURES_OK with VERSION_1 and `need`.
+    /// Everything up to FEATURES_OK with [`Bench::basis`] and `need`.
     ///
     /// # Errors
     /// Not applicable if `need` is not offered, inconclusive if FEATURES_OK does not stay.
@@ -329,7 +341,7 @@ impl Bench {
         if self.offered()? & need != need {
             return Err(Stop::NotApplicable(Absent::Features(need)));
         }
-        self.accept(need | feature::VERSION_1)?;
+        self.accept(need | self.basis()?)?;
         self.set_status(status::AGREED)?;
         let shown = self.status()?;
         arose(shown == status::AGREED, || {
@@ -337,39 +349,48 @@ impl Bench {
         })
     }
 
-    /// Makes a ring for a queue, of at most 64 entries.
+    /// Makes a split ring for a queue, of at most 64 entries.
+    ///
+    /// # Errors
+    /// As for [`Bench::entries`].
+    pub fn ring(&self, queue: u16) -> Result<Ring, Stop> {
+        let size = self.entries(queue)?;
+        let [desc, avail, used] = Ring::lengths(size);
+        let areas = [self.take(desc)?, self.take(avail)?, self.take(used)?];
+        Ok(Ring::new(self.memory.clone(), size, areas))
+    }
+
+    /// How many entries a queue is given: 64, or as many as the device takes.
     ///
     /// # Errors
     /// Inconclusive if the queue is absent or too small for a request.
-    pub fn ring(&self, queue: u16) -> Result<Ring, Stop> {
+    pub fn entries(&self, queue: u16) -> Result<u16, Stop> {
         self.put(reg::QUEUE_SELECT, u64::from(queue))?;
         let largest = self.get(reg::QUEUE_SIZE)?;
         arose(largest >= 4, || {
             format!("queue {queue} has {largest} entries")
         })?;
-        let size = u16::try_from(largest.min(QUEUE_SIZE)).unwrap_or(0);
-        let [desc, avail, used] = Ring::lengths(size);
-        let areas = [self.take(desc)?, self.take(avail)?, self.take(used)?];
-        Ok(Ring::new(self.memory.clone(), size, areas))
+        Ok(u16::try_from(largest.min(QUEUE_SIZE)).unwrap_or(0))
     }
 
     /// Tells the device where a queue's ring is, but does not enable it.
     ///
     /// # Errors
     /// The bus's.
-    pub fn place_ring(&self, queue: u16, ring: &Ring) -> Result<(), Stop> {
+    pub fn place_ring(&self, queue: u16, ring: &impl Layout) -> Result<(), Stop> {
+        let [desc, driver, device] = ring.addresses();
         self.put(reg::QUEUE_SELECT, u64::from(queue))?;
-        self.put(reg::QUEUE_SIZE, u64::from(ring.size))?;
-        self.put_wide(reg::QUEUE_DESC, ring.desc.iova)?;
-        self.put_wide(reg::QUEUE_DRIVER, ring.avail.iova)?;
-        self.put_wide(reg::QUEUE_DEVICE, ring.used.iova)
+        self.put(reg::QUEUE_SIZE, u64::from(ring.size()))?;
+        self.put_wide(reg::QUEUE_DESC, desc)?;
+        self.put_wide(reg::QUEUE_DRIVER, driver)?;
+        self.put_wide(reg::QUEUE_DEVICE, device)
     }
 
     /// As [`Bench::place_ring`], and enables it.
     ///
     /// # Errors
     /// Inconclusive if it does not read back enabled.
-    pub fn enable(&self, queue: u16, ring: &Ring) -> Result<(), Stop> {
+    pub fn enable(&self, queue: u16, ring: &impl Layout) -> Result<(), Stop> {
         self.place_ring(queue, ring)?;
         self.put(reg::QUEUE_ENABLE, 1)?;
         let enabled = self.get(reg::QUEUE_ENABLE)?;
@@ -509,6 +530,16 @@ impl Bench {
             iova: self.memory.iova() + offset,
             len,
         })
+    }
+
+    /// A copy of a part of memory.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn bytes(&self, span: Span) -> Result<Vec<u8>, Stop> {
+        let mut bytes = vec![0; usize::try_from(span.len).unwrap_or(0)];
+        self.memory.read(span.offset, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// A copy of all memory.

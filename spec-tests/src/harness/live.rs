@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Requests at once: each has three descriptors.
-const DESCRIPTORS: u16 = 3;
+pub(super) const DESCRIPTORS: u16 = 3;
 
 /// What buffers hold before the device writes them. Targets keep other bytes on their media.
 const FILL: u8 = 0x5a;
@@ -20,6 +20,12 @@ const FILL: u8 = 0x5a;
 pub struct Live {
     /// Its ring.
     pub ring: Ring,
+    requests: Requests,
+}
+
+/// Memory for the requests of a device of a known type, other than their data.
+#[derive(Debug)]
+pub struct Requests {
     device: u16,
     headers: Span,
     statuses: Span,
@@ -80,15 +86,23 @@ impl Bench {
     /// # Errors
     /// Inconclusive if the suite cannot write requests for this type of device.
     pub fn queue_zero(&self) -> Result<Live, Stop> {
+        let ring = self.ring(0)?;
+        let requests = self.requests()?;
+        Ok(Live { ring, requests })
+    }
+
+    /// Memory for requests.
+    ///
+    /// # Errors
+    /// Inconclusive if the suite cannot write requests for this type of device.
+    pub fn requests(&self) -> Result<Requests, Stop> {
         let device = self.caps.virtio_id().unwrap_or(0);
         arose(matches!(device, blk::ID | rng::ID), || {
             format!("no requests are known for virtio device {device}")
         })?;
-        let ring = self.ring(0)?;
         let headers = self.take(PAGE)?;
         let statuses = self.take(PAGE)?;
-        Ok(Live {
-            ring,
+        Ok(Requests {
             device,
             headers,
             statuses,
@@ -148,21 +162,34 @@ impl Bench {
     /// The memory's.
     pub fn parts(&self, live: &Live, data: Span) -> Result<Vec<Segment>, Stop> {
         let slot = live.ring.next % live.capacity();
+        self.parts_in(&live.requests, slot, data)
+    }
+
+    /// As [`Bench::parts`], with the header and the status in place `slot` of the memory for them.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn parts_in(
+        &self,
+        requests: &Requests,
+        slot: u16,
+        data: Span,
+    ) -> Result<Vec<Segment>, Stop> {
         let segment = Segment {
             iova: data.iova,
             len: u32::try_from(data.len).unwrap_or(0),
             writable: true,
         };
-        if live.device == rng::ID {
+        if requests.device == rng::ID {
             return Ok(vec![segment]);
         }
-        let header = live
+        let header = requests
             .headers
             .part(blk::HEADER * u64::from(slot), blk::HEADER);
         let mut bytes = [0; 16];
         bytes[..4].copy_from_slice(&blk::IN.to_le_bytes());
         self.memory().write(header.offset, &bytes)?;
-        let status = live.statuses.part(u64::from(slot), 1);
+        let status = requests.statuses.part(u64::from(slot), 1);
         self.memory().write(status.offset, &[FILL])?;
         let header = Segment {
             iova: header.iova,
@@ -244,6 +271,13 @@ impl Bench {
     }
 }
 
+impl Requests {
+    /// Where the headers are, which the device only reads.
+    pub fn headers(&self) -> Span {
+        self.headers
+    }
+}
+
 impl Live {
     /// How many requests can be under way at once.
     pub fn capacity(&self) -> u16 {
@@ -252,6 +286,6 @@ impl Live {
 
     /// Pages that the device only reads: descriptors, available ring, headers.
     pub fn read_only(&self) -> [Span; 3] {
-        [self.ring.desc, self.ring.avail, self.headers]
+        [self.ring.desc, self.ring.avail, self.requests.headers]
     }
 }

@@ -54,6 +54,13 @@ pub enum Absent {
     FunctionReset,
     /// No command ends in this administration status, try as one may.
     Status(u16),
+    /// Something of its own that the case acts on, by name.
+    Own(&'static str),
+}
+
+impl Absent {
+    /// A host-managed disk is driven with ZONED or not at all.
+    pub const UNZONED: Self = Self::Own("way to be driven without ZONED");
 }
 
 impl fmt::Display for Absent {
@@ -75,6 +82,7 @@ impl fmt::Display for Absent {
             Self::Part(kind) => write!(f, "device part {kind:#x}"),
             Self::FunctionReset => f.write_str("function level reset by configuration space"),
             Self::Status(status) => write!(f, "answer with administration status {status}"),
+            Self::Own(what) => f.write_str(what),
             Self::Permission => f.write_str("permission to be written to (--allow-write)"),
         }
     }

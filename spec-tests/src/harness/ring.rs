@@ -17,6 +17,14 @@ pub struct Segment {
     pub writable: bool,
 }
 
+/// A ring of either format, as the device is told of it.
+pub trait Layout {
+    /// Entries.
+    fn size(&self) -> u16;
+    /// Addresses for `queue_desc`, `queue_driver` and `queue_device`.
+    fn addresses(&self) -> [u64; 3];
+}
+
 /// A descriptor as it stands in memory.
 fn entry(segment: Segment, flags: u16, next: u16) -> [u8; 16] {
     let mut entry = [0; 16];
@@ -41,6 +49,15 @@ pub struct Ring {
     pub used: Span,
     /// The available index as the driver has written it.
     pub next: u16,
+}
+
+impl Layout for Ring {
+    fn size(&self) -> u16 {
+        self.size
+    }
+    fn addresses(&self) -> [u64; 3] {
+        [self.desc.iova, self.avail.iova, self.used.iova]
+    }
 }
 
 impl Ring {

@@ -1,8 +1,10 @@
 //! Our own function, in this process.
 
+use super::extras::Extras;
 use super::slow::Slow;
+use super::zoned::{Make, ZonedDisk};
 use super::{DMA_PASID, Subject, Target, Variant};
-use crate::constants::{blk, feature, parts, rng};
+use crate::constants::{blk, cfg_type, feature, parts, rng};
 use crate::harness::{Absent, LIMIT, Stop};
 use device::blk::{BlkDevice, BlkOptions};
 use device::dma::Dma;
@@ -14,6 +16,7 @@ use device::virtio::{Progress, QueueError, VirtioDevice};
 use driver::bus::{Bus, BusError, Interrupt};
 use driver::memory::DmaMemory;
 use rustix::fs::MemfdFlags;
+use spec::features::Features;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -46,13 +49,44 @@ const MEMBERS: u16 = 2;
 const RECORDS: u32 = 16;
 
 /// What kind of device the emulated function is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Medium {
     /// A disk, whose capacity can change and whose write cache can be switched.
     #[default]
     Block,
     /// A source of entropy.
     Entropy,
+    /// A disk with zones, in memory. It is the suite's own: nobody's data is on it.
+    Zoned,
+}
+
+impl Medium {
+    /// Features of device types that it does not offer.
+    fn lacks(self) -> u64 {
+        let disk = feature::BLK_RO
+            | feature::BLK_SIZE_MAX
+            | feature::BLK_LIFETIME
+            | feature::BLK_SECURE_ERASE
+            | feature::BLK_ZONED;
+        let zoned = feature::BLK_RO
+            | feature::BLK_CONFIG_WCE
+            | feature::BLK_DISCARD
+            | feature::BLK_WRITE_ZEROES;
+        match self {
+            Self::Block => disk,
+            Self::Entropy => disk | zoned | feature::BLK_FLUSH | feature::BLK_SEG_MAX,
+            Self::Zoned => zoned,
+        }
+    }
+
+    /// Whether it can be made so.
+    fn has(self, variant: Variant) -> bool {
+        match variant {
+            Variant::ReadOnly => self == Self::Block,
+            Variant::HostAware | Variant::NoAppend => self == Self::Zoned,
+            _ => true,
+        }
+    }
 }
 
 /// The emulated function.
@@ -66,6 +100,9 @@ pub struct Emulated {
     pub limit: Duration,
 }
 
+/// Stands between a function and its device type.
+type Wrap = fn(Arc<dyn VirtioDevice>) -> Arc<dyn VirtioDevice>;
+
 /// Where a mutant may change the function from inside; the sound one changes nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Seams {
@@ -74,7 +111,7 @@ pub struct Seams {
     /// Changes how the functions are made that it owns.
     pub member: fn(&mut FunctionConfig),
     /// Stands between the function and its device type.
-    pub device: fn(Arc<dyn VirtioDevice>) -> Arc<dyn VirtioDevice>,
+    pub device: Wrap,
 }
 
 impl Default for Seams {
@@ -102,19 +139,34 @@ impl Target for Emulated {
         match self.medium {
             Medium::Block => "emulated".to_owned(),
             Medium::Entropy => "emulated entropy".to_owned(),
+            Medium::Zoned => "emulated zones".to_owned(),
         }
     }
     fn limit(&self) -> Duration {
         self.limit
     }
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
+        if want == Variant::Extras {
+            let plain = self.fresh(Variant::Plain)?;
+            let bus = Extras::add(plain.bus)?;
+            return Ok(Subject { bus, ..plain });
+        }
+        if !self.medium.has(want) {
+            return Err(Stop::NotApplicable(Absent::Variant(want)));
+        }
         let mut config = FunctionConfig {
+            features: FunctionConfig::default().features | Features::RING_PACKED,
             dma_pasid: DMA_PASID,
             ..FunctionConfig::default()
         };
+        config.features |= Features::IN_ORDER;
         let mut without = 0;
         match want {
-            Variant::Plain => {}
+            Variant::Plain
+            | Variant::Extras
+            | Variant::ReadOnly
+            | Variant::HostAware
+            | Variant::NoAppend => {}
             Variant::NoSuspend => without = feature::SUSPEND,
             Variant::SuspendFails => config.suspend.fails = true,
             Variant::ResumeFails => config.suspend.resume_fails = true,
@@ -129,12 +181,12 @@ impl Target for Emulated {
             Variant::PasidDisabled => config.pasid = Pasid::Disabled,
             Variant::PasidEnabled => config.pasid = Pasid::Enabled,
             Variant::NoTracker => config.tracker = false,
+            Variant::Admin | Variant::Owner | Variant::SlowMembers => {
+                config.admin.queues = ADMIN_QUEUES;
+            }
             Variant::TableOpcodes => {
                 config.admin.queues = ADMIN_QUEUES;
                 config.admin.table_opcodes = true;
-            }
-            Variant::Admin | Variant::Owner | Variant::SlowMembers => {
-                config.admin.queues = ADMIN_QUEUES;
             }
             Variant::FewRecords => {
                 config.admin.queues = ADMIN_QUEUES;
@@ -150,10 +202,7 @@ impl Target for Emulated {
         }
         (self.seams.config)(&mut config);
         let mut owned = Vec::new();
-        if matches!(
-            want,
-            Variant::Owner | Variant::TableOpcodes | Variant::SlowMembers | Variant::FewRecords
-        ) {
+        if want.owns() {
             let mut config = FunctionConfig::default();
             (self.seams.member)(&mut config);
             for _ in 0..MEMBERS {
@@ -162,12 +211,12 @@ impl Target for Emulated {
                         function: PciFunction::new(config, Arc::new(Slow)),
                         change_config: None,
                     },
-                    _ => self.made(config, Vec::new())?,
+                    _ => self.made(Variant::Plain, config, Vec::new())?,
                 });
             }
         }
         let functions = owned.iter().map(|made| Arc::clone(&made.function));
-        let owner = self.made(config, functions.collect())?;
+        let owner = self.made(want, config, functions.collect())?;
         Ok(Subject {
             members: owned.into_iter().map(|made| self.subject(made)).collect(),
             ..self.subject(owner)
@@ -175,10 +224,11 @@ impl Target for Emulated {
     }
 
     fn claims(&self, what: Absent) -> bool {
-        let absent = feature::RING_PACKED | feature::ACCESS_PLATFORM | feature::IN_ORDER;
+        let absent = feature::ACCESS_PLATFORM;
         match what {
-            Absent::Features(bits) => bits & absent == 0,
-            Absent::Tracker | Absent::Variant(_) | Absent::Msix => true,
+            Absent::Features(bits) => bits & (absent | self.medium.lacks()) == 0,
+            Absent::Variant(variant) => self.medium.has(variant),
+            Absent::Tracker | Absent::Msix => true,
             Absent::Members(count) => count <= MEMBERS,
             Absent::Command(_) | Absent::Status(_) | Absent::FunctionReset => true,
             Absent::Part(kind) => kind != parts::DEV_CFG || self.medium == Medium::Block,
@@ -186,10 +236,13 @@ impl Target for Emulated {
                 self.medium == Medium::Block
             }
             Absent::DeviceType(id) => match self.medium {
-                Medium::Block => id == blk::ID,
+                Medium::Block | Medium::Zoned => id == blk::ID,
                 Medium::Entropy => id == rng::ID,
             },
-            Absent::Function | Absent::Permission | Absent::Header | Absent::Capability(_) => false,
+            Absent::UNZONED => false,
+            Absent::Own(_) => self.medium != Medium::Entropy,
+            Absent::Capability(kind) => matches!(kind, cfg_type::VENDOR | cfg_type::SHARED_MEMORY),
+            Absent::Function | Absent::Permission | Absent::Header => false,
         }
     }
 }
@@ -201,8 +254,13 @@ struct Made {
 }
 
 impl Emulated {
-    /// A function of this medium, which owns `members`.
-    fn made(&self, config: FunctionConfig, members: Vec<Arc<PciFunction>>) -> Result<Made, Stop> {
+    /// A function of this medium in the variant that is wanted, which owns `members`.
+    fn made(
+        &self,
+        want: Variant,
+        config: FunctionConfig,
+        members: Vec<Arc<PciFunction>>,
+    ) -> Result<Made, Stop> {
         let function = |device: Arc<dyn VirtioDevice>| {
             let device = (self.seams.device)(device);
             if members.is_empty() {
@@ -213,7 +271,7 @@ impl Emulated {
         };
         Ok(match self.medium {
             Medium::Block => {
-                let disk = Changing::new().map_err(unreachable)?;
+                let disk = Changing::new(want == Variant::ReadOnly).map_err(unreachable)?;
                 let function = function(Arc::clone(&disk) as Arc<dyn VirtioDevice>)?;
                 let teller = Arc::clone(&function);
                 Made {
@@ -228,6 +286,17 @@ impl Emulated {
                 function: function(RngDevice::seeded(1))?,
                 change_config: None,
             },
+            Medium::Zoned => {
+                let make = match want {
+                    Variant::HostAware => Make::HostAware,
+                    Variant::NoAppend => Make::NoAppend,
+                    _ => Make::HostManaged,
+                };
+                Made {
+                    function: function(ZonedDisk::new(make))?,
+                    change_config: None,
+                }
+            }
         })
     }
 
@@ -315,12 +384,13 @@ struct Changing {
 }
 
 impl Changing {
-    fn new() -> io::Result<Arc<Self>> {
+    fn new(read_only: bool) -> io::Result<Arc<Self>> {
         let memory = rustix::fs::memfd_create("tidemark-disk", MemfdFlags::CLOEXEC);
         let mut file = File::from(memory?);
         file.write_all(&CONTENT)?;
         let options = BlkOptions {
             queues: 2,
+            read_only,
             ..BlkOptions::default()
         };
         let disk = BlkDevice::open(file, options).map_err(io::Error::other)?;
@@ -372,6 +442,11 @@ impl VirtioDevice for Changing {
         }
     }
     fn negotiated(&self, features: u64) {
+        // A driver that cannot flush gets a cache that needs no flushes.
+        let both = feature::BLK_CONFIG_WCE | feature::BLK_FLUSH;
+        if features & both == feature::BLK_CONFIG_WCE {
+            self.writeback.store(0, Ordering::SeqCst);
+        }
         self.disk.negotiated(features);
     }
     fn reset(&self) {

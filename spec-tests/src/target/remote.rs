@@ -3,7 +3,7 @@
 use super::vhost_user::VhostUserBus;
 use super::{Subject, Target, Variant};
 use crate::cases::Reach;
-use crate::constants::{Place, cfg_type, reg};
+use crate::constants::{Place, cfg_type, pci, reg};
 use crate::harness::{Absent, Caps, Stop};
 use driver::bus::{Bus, BusError, Interrupt, VfioBus, VfioUserBus};
 use driver::memory::DmaMemory;
@@ -186,16 +186,16 @@ impl Target for Remote {
     }
 
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
-        // Whether it has administration queues or members, its registers say.
-        if !matches!(want, Variant::Plain | Variant::Admin | Variant::Owner) {
+        if !want.may_be_plain() {
             return Err(Stop::NotApplicable(Absent::Variant(want)));
         }
         let bus = self.bus().map_err(Stop::Lost)?;
         match bus.bus.reset() {
             // Not every function has a function level reset: the device reset has to do then.
-            Ok(()) | Err(BusError::Refused { .. }) => {}
+            Ok(()) | Err(BusError::Refused { .. } | BusError::Exhausted { .. }) => {}
             Err(error) => return Err(error.into()),
         }
+        enable(bus.as_ref())?;
         quiesce(bus.as_ref(), self.limit)?;
         bus.clear()?;
         Ok(Subject {
@@ -238,6 +238,16 @@ impl Target for Remote {
         drop(state);
         self.bus().map(|_| ())
     }
+}
+
+/// Lets the function answer at its BARs and reach memory, as the system does before a driver gets
+/// it: it may be off after power-on and after a reset.
+fn enable(bus: &dyn Bus) -> Result<(), Stop> {
+    let mut command = [0; 2];
+    bus.config_read(pci::COMMAND, &mut command)?;
+    let enabled = u16::from_le_bytes(command) | pci::COMMAND_ENABLED;
+    bus.config_write(pci::COMMAND, &enabled.to_le_bytes())?;
+    Ok(())
 }
 
 /// Writes 0 to the status of a function and waits for it. A function that does not get there is for

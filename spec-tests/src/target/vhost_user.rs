@@ -4,7 +4,7 @@
 //! the suite's own and are judged by nobody: what they are written is told to the backend when the
 //! driver says FEATURES_OK and DRIVER_OK.
 
-use crate::constants::{Field, blk, cfg_type, feature, pci, reg, status};
+use crate::constants::{Field, blk, cfg_type, feature, packed, pci, reg, ring, status};
 use driver::bus::{Bus, BusError, Interrupt};
 use driver::memory::DmaMemory;
 use driver::transport::QueueSetup;
@@ -304,7 +304,12 @@ impl Inner {
             driver,
             device,
         };
-        let started = self.frontend.start_queue(index, setup, 0);
+        let base = match self.features & feature::RING_PACKED {
+            0 => ring::STATE_DEFAULT,
+            _ => packed::STATE_DEFAULT,
+        };
+        let base = u16::try_from(base).unwrap_or(0);
+        let started = self.frontend.start_queue(index, setup, base);
         let events = Arc::new(started.map_err(gone("starting a queue"))?);
         if u64::from(vector) != pci::NO_VECTOR {
             lock(&bus.vectors.events).insert(vector, Arc::clone(&events));
