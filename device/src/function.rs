@@ -36,7 +36,8 @@ mod tests;
 pub struct FunctionConfig {
     /// Transport and ring features offered. Bits that this implementation cannot keep are left
     /// out, VERSION_1 is always offered; RING_PACKED is not with a table of what is in flight,
-    /// which is for split rings. Default: all but ACCESS_PLATFORM and RING_PACKED.
+    /// which is for split rings. IN_ORDER is offered to whoever asks for it here and has no
+    /// administration queues. Default: all that are supported but ACCESS_PLATFORM and RING_PACKED.
     pub features: Features,
     /// Whether there is a memory dirty pages tracker. Default: yes.
     pub tracker: bool,
@@ -55,7 +56,8 @@ pub struct FunctionConfig {
 }
 
 impl FunctionConfig {
-    /// The features that this implementation can keep.
+    /// The features that this implementation can keep, but for IN_ORDER: device types keep to it
+    /// by the way, and no driver gains by it here.
     pub const SUPPORTED: Features = Features::VERSION_1
         .union(Features::RING_INDIRECT_DESC)
         .union(Features::RING_EVENT_IDX)

@@ -67,6 +67,11 @@ pub trait VirtioDevice: Send + Sync + Debug {
     fn config(&self) -> Vec<u8>;
     /// A write to the device configuration that lies within it. Returns true if anything changed.
     fn config_write(&self, offset: usize, data: &[u8]) -> bool;
+    /// Whether a driver that wants just these of the offered features can be served. If not,
+    /// FEATURES_OK stays clear.
+    fn accepts(&self, _features: u64) -> bool {
+        true
+    }
     /// The negotiated features, told before the first queue starts.
     fn negotiated(&self, features: u64);
     /// Back to the state after power-on. No queue is running.

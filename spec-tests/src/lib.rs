@@ -33,6 +33,8 @@
 //!    it comes, `special` for a [`target::Variant`]; `.rings()` if it needs rings and requests but
 //!    no registers of a PCI function, for then it judges vhost-user backends too; `Case { writes: true,
 //!    ..plain(..) }` if it writes to the medium. Ids of VIRTIO 1.4 are written `clause!(indirect "D1")` ([`clause!`]).
+//!    Requests of any type to a disk are made by [`harness::Disk`], to one with zones by
+//!    [`harness::Zoned`].
 //! 3. Bring about the situation that the clause speaks of, and show that it arose: `arose(...)`
 //!    makes the case inconclusive, which counts as a failure, where it did not. A negative needs a
 //!    positive control in the same case: that nothing fires before DRIVER_OK means something only
@@ -41,7 +43,8 @@
 //!    seen and is shown with a pass, `saw` what was seen instead. The id must be the one of the
 //!    list, and a case that judges several clauses demands each by its own name.
 //! 5. What the target may lack is `Err(Stop::NotApplicable(...))`: [`harness::Bench::up`] does that
-//!    for features. Never pass over it in silence.
+//!    for features, [`harness::Absent::Own`] is for a device type's own things. Never pass over it
+//!    in silence.
 //! 6. Wait with [`harness::Bench::wait`] and its relatives up to `bench.limit`, and for what must
 //!    not come for [`harness::QUIET`]. No case sleeps. What is random comes from
 //!    [`harness::Bench::random`].
@@ -55,8 +58,9 @@
 //! group with a list `MUTANTS`. A mutant has a name, the clauses that it breaks, and a `Defect`:
 //! what it does to reads and writes of registers, to configuration space, to interrupts, around
 //! resets, or from inside by [`target::Seams`] (how the function is made; a wrapper around its
-//! device type). What it does not name is sound (`..SOUND`). The wrapped `Function` reads and
-//! writes the sound device's registers, remembers numbers, and reaches the case's memory.
+//! device type). It is one of the disk, unless it names another `medium`. What it does not name is
+//! sound (`..SOUND`). The wrapped `Function` reads and writes the sound device's registers, remembers
+//! numbers, and reaches the case's memory.
 //!
 //! `cargo test -p spec-tests --test mutants` holds every case against every mutant. Each clause of
 //! a mutant must be found broken by one of its own cases; and of the cases of all other clauses

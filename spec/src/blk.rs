@@ -38,6 +38,12 @@ bitflags! {
         const DISCARD = 1 << 13;
         /// WRITE_ZEROES is supported.
         const WRITE_ZEROES = 1 << 14;
+        /// The storage's wear can be read.
+        const LIFETIME = 1 << 15;
+        /// SECURE_ERASE is supported.
+        const SECURE_ERASE = 1 << 16;
+        /// The device may have zones ([`crate::zoned`]).
+        const ZONED = 1 << 17;
     }
 }
 

@@ -46,5 +46,6 @@ pub mod ring;
 pub mod rng;
 pub mod status;
 pub mod tracker;
+pub mod zoned;
 
 pub use zerocopy::little_endian::{U16 as Le16, U32 as Le32, U64 as Le64};

@@ -5,6 +5,7 @@
 //! bound. Everything it needs beyond Rust, a C linker and apt it fetches itself.
 
 mod bench;
+mod conformance;
 mod figures;
 mod guest;
 mod process;
@@ -31,6 +32,8 @@ enum Command {
     Setup,
     /// Run the test bed's setup, then every test
     Test(test::Options),
+    /// Judge every implementation and write the matrix of clauses and implementations
+    Matrix(conformance::matrix::Options),
     /// Run the benchmarks
     Bench(BenchOptions),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     let done = Workspace::find().and_then(|workspace| match cli.command {
         Command::Setup => testbed::ensure(&workspace).map(|_bed| true),
         Command::Test(options) => test::run(&workspace, &options),
+        Command::Matrix(options) => conformance::matrix::run(&workspace, &options).map(|()| true),
         Command::Bench(options) if options.check => bench::check(&workspace),
         Command::Bench(_) => bench::run(&workspace).map(|()| true),
     });

@@ -47,6 +47,9 @@ impl VirtioDevice for Carrier {
     fn config_write(&self, offset: usize, data: &[u8]) -> bool {
         self.device.config_write(offset, data)
     }
+    fn accepts(&self, features: u64) -> bool {
+        self.device.accepts(features)
+    }
     fn negotiated(&self, features: u64) {
         self.device.negotiated(features);
     }

@@ -206,9 +206,11 @@ impl Core {
         let select = registers.common.select;
         match row.reg {
             Reg::DeviceStatus => {
+                let features = registers.common.features();
                 let negotiation = Negotiation {
-                    acceptable: registers.common.acceptable(),
-                    suspend: registers.common.features().contains(Features::SUSPEND),
+                    acceptable: registers.common.acceptable()
+                        && self.device.accepts(features.bits()),
+                    suspend: features.contains(Features::SUSPEND),
                 };
                 drop(registers);
                 let [byte, ..] = value.to_le_bytes();

@@ -124,11 +124,15 @@ impl Core {
         const DEVICE_TYPE: u64 = 0x00ff_ffff | 0x3fff << 50;
         let admin_queues = admin.as_ref().map_or(0, |admin| admin.queues());
         let vfs = admin.as_ref().and_then(|admin| admin.vfs());
-        let mut offered = (config.features & FunctionConfig::SUPPORTED)
+        let kept = FunctionConfig::SUPPORTED | Features::IN_ORDER;
+        let mut offered = (config.features & kept)
             | Features::VERSION_1
             | Features::from_bits_retain(device.features() & DEVICE_TYPE);
         if admin_queues == 0 {
             offered.remove(Features::ADMIN_VQ);
+        } else {
+            // Device types push in the order of popping; commands end when they end.
+            offered.remove(Features::IN_ORDER);
         }
         offered.set(Features::SR_IOV, vfs.is_some());
         let data_queues = device.num_queues().min(MAX_QUEUES - admin_queues);

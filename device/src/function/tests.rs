@@ -34,6 +34,8 @@ const ALL: u64 =
 #[derive(Debug, Default)]
 struct Dummy {
     config: Mutex<Vec<u8>>,
+    /// Features without which it serves nobody.
+    demands: Mutex<u64>,
     negotiated: Mutex<Vec<u64>>,
     resets: Mutex<u32>,
 }
@@ -64,6 +66,10 @@ impl VirtioDevice for Dummy {
     fn config_write(&self, offset: usize, data: &[u8]) -> bool {
         self.config.lock().unwrap()[offset..offset + data.len()].copy_from_slice(data);
         true
+    }
+    fn accepts(&self, features: u64) -> bool {
+        let demands = *self.demands.lock().unwrap();
+        features & demands == demands
     }
     fn negotiated(&self, features: u64) {
         self.negotiated.lock().unwrap().push(features);

@@ -1,9 +1,10 @@
 //! The common configuration.
 
-use super::{Case, plain};
+use super::{Case, plain, special};
 use crate::clause;
 use crate::constants::{feature, pci, reg};
 use crate::harness::{Absent, Bench, Judged, Stop, arose, demand};
+use crate::target::Variant;
 
 const ENABLE_RESET: &str = clause!(common "D8");
 const QUEUE_RESET_RESET: &str = clause!(common "D9");
@@ -42,9 +43,10 @@ pub(super) const CASES: &[Case] = &[
     ),
     plain("absent_queues_have_size_0", &[ABSENT], absent_queues),
     plain("sizes_are_powers_of_two", &[POWERS], powers_of_two),
-    plain(
+    special(
         "admin_queues_come_after_the_others",
         &["PC-9"],
+        Variant::Admin,
         admin_queues,
     ),
     plain(

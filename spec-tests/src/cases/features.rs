@@ -92,7 +92,7 @@ fn prerequisites(bench: &Bench) -> Judged {
 
 fn sr_iov(bench: &Bench) -> Judged {
     let offered = bench.offered()? & feature::SR_IOV != 0;
-    let present = bench.caps.sr_iov;
+    let present = bench.caps.sr_iov.is_some();
     demand(
         SR_IOV,
         present || !offered,

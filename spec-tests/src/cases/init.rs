@@ -38,12 +38,12 @@ const SUBSET: &str = "feature-bits/D2";
 const AGAIN: &str = "feature-bits/D4";
 
 /// Bits whose acceptance changes how a driver must go on, or that are bound to other bits.
-const NOT_ALONE: u64 = feature::VERSION_1;
+const NOT_ALONE: u64 = feature::VERSION_1 | feature::ACCESS_PLATFORM;
 
 fn config_before_features_ok(bench: &Bench) -> Judged {
     bench.to_driver()?;
     let early = bench.device_config()?;
-    bench.accept(feature::VERSION_1)?;
+    bench.accept(bench.basis()?)?;
     bench.set_status(status::AGREED)?;
     let late = bench.device_config()?;
     arose(late.iter().any(|byte| *byte != 0), || {
@@ -72,22 +72,18 @@ fn single_bits(bench: &Bench) -> Judged {
     arose(offered & feature::VERSION_1 != 0, || {
         format!("offered {offered:#x}")
     })?;
+    let basis = bench.basis()?;
     let bits = (0..64)
         .map(|bit| 1 << bit)
         .filter(|bit| offered & !NOT_ALONE & bit != 0);
     let mut count = 0_u32;
     for bit in bits.chain([0]) {
-        let shown = negotiate(bench, bit | feature::VERSION_1)?;
+        let shown = negotiate(bench, bit | basis)?;
         demand(
             SUBSET,
             shown == status::AGREED,
             "FEATURES_OK stays set",
-            || {
-                format!(
-                    "status {shown:#04x} with features {:#x}",
-                    bit | feature::VERSION_1
-                )
-            },
+            || format!("status {shown:#04x} with features {:#x}", bit | basis),
         )?;
         count += 1;
     }
@@ -114,11 +110,12 @@ fn unoffered_is_refused(bench: &Bench) -> Judged {
     bench.to_driver()?;
     let offered = bench.offered()?;
     arose(offered != u64::MAX, || "everything is offered".to_owned())?;
+    let basis = bench.basis()?;
     for bit in (0..64)
         .map(|bit| 1_u64 << bit)
         .filter(|bit| offered & bit == 0)
     {
-        let shown = negotiate(bench, bit | feature::VERSION_1)?;
+        let shown = negotiate(bench, bit | basis)?;
         demand(
             SUBSET,
             shown & status::FEATURES_OK == 0,
@@ -132,7 +129,7 @@ fn unoffered_is_refused(bench: &Bench) -> Judged {
 fn agree_twice(bench: &Bench, reset: impl Fn() -> Result<(), Stop>) -> Judged {
     bench.to_driver()?;
     let offered = bench.offered()?;
-    for features in [offered, feature::VERSION_1] {
+    for features in [offered, bench.basis()?] {
         let shown = negotiate(bench, features)?;
         arose(shown == status::AGREED, || {
             format!("status {shown:#04x} the first time")

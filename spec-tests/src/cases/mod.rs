@@ -1,24 +1,38 @@
 //! What is done to find out whether clauses are kept.
 
+mod admin;
+mod admin_queue;
+mod blk;
+mod blk_ranges;
+mod capabilities;
 mod common_cfg;
 mod features;
 mod init;
 mod notify_irq;
+mod objects;
 mod packed;
 mod packed_events;
 mod packed_lists;
 mod packed_marks;
 mod packed_state;
+mod parts;
+mod parts_mode;
 mod pci;
 mod pci_caps;
 mod queue_state;
+mod recording;
+mod recording_limits;
 mod reset;
+mod rng;
 mod split;
 mod status;
 mod suspend;
 mod suspend_queues;
 mod tracker;
 mod tracker_limits;
+mod zoned;
+mod zoned_commands;
+mod zoned_writes;
 
 use crate::constants::reg;
 use crate::harness::{Absent, Bench, Judged, Stop};
@@ -106,6 +120,20 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         pci_caps::CASES,
         common_cfg::CASES,
         notify_irq::CASES,
+        parts::CASES,
+        parts_mode::CASES,
+        recording::CASES,
+        recording_limits::CASES,
+        admin::CASES,
+        admin_queue::CASES,
+        capabilities::CASES,
+        objects::CASES,
+        blk::CASES,
+        blk_ranges::CASES,
+        rng::CASES,
+        zoned::CASES,
+        zoned_commands::CASES,
+        zoned_writes::CASES,
     ]
     .into_iter()
     .flatten()

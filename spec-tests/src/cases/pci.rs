@@ -3,7 +3,7 @@
 use super::{Case, plain};
 use crate::clause;
 use crate::constants::{Field, Place, cfg_type, feature, pci, reg, status};
-use crate::harness::{Absent, Bench, Judged, RawCap, Region, Stop, arose, demand};
+use crate::harness::{Absent, Bench, Caps, Judged, RawCap, Region, Stop, arose, demand};
 
 macro_rules! layout {
     ($tail:literal) => {
@@ -70,17 +70,25 @@ fn vendor(bench: &Bench) -> Judged {
     Ok(String::new())
 }
 
+/// What the function announces, to begin with and to a driver that is at work.
+fn announced(bench: &Bench) -> Result<[Caps; 2], Stop> {
+    bench.to_features_ok(0)?;
+    Ok([bench.caps.clone(), Caps::walk(bench.bus.as_ref())?])
+}
+
 fn device(bench: &Bench) -> Judged {
-    let id = bench.caps.device;
-    let modern = (pci::DEVICE_BASE..=pci::DEVICE_LAST).contains(&id);
-    let transitional = (0x1000..0x1040).contains(&id);
-    demand(
-        DEVICE,
-        modern || transitional,
-        "0x1040 + type, or a transitional id",
-        || format!("{id:#06x}"),
-    )?;
-    Ok(format!("{id:#06x}"))
+    for caps in announced(bench)? {
+        let id = caps.device;
+        let modern = (pci::DEVICE_BASE..=pci::DEVICE_LAST).contains(&id);
+        let transitional = (0x1000..0x1040).contains(&id);
+        demand(
+            DEVICE,
+            modern || transitional,
+            "0x1040 + type, or a transitional id",
+            || format!("{id:#06x}"),
+        )?;
+    }
+    Ok(format!("{:#06x}", bench.caps.device))
 }
 
 fn device_range(bench: &Bench) -> Judged {
@@ -165,20 +173,24 @@ fn lengths(bench: &Bench) -> Judged {
 }
 
 fn common(bench: &Bench) -> Judged {
-    let cap = bench.cap(cfg_type::COMMON, COMMON_PRESENT)?;
-    let aligned = cap.region.offset.is_multiple_of(4);
-    demand(COMMON_ALIGNED, aligned, "a multiple of 4", || {
-        format!("{:x?}", cap.region)
-    })?;
+    for caps in announced(bench)? {
+        let region = caps.region(cfg_type::COMMON, COMMON_PRESENT)?;
+        let aligned = region.offset.is_multiple_of(4);
+        demand(COMMON_ALIGNED, aligned, "a multiple of 4", || {
+            format!("{region:x?}")
+        })?;
+    }
     Ok(String::new())
 }
 
 fn notify(bench: &Bench) -> Judged {
-    let cap = bench.cap(cfg_type::NOTIFY, NOTIFY_PRESENT)?;
-    let aligned = cap.region.offset.is_multiple_of(2);
-    demand(NOTIFY_ALIGNED, aligned, "a multiple of 2", || {
-        format!("{:x?}", cap.region)
-    })?;
+    for caps in announced(bench)? {
+        let region = caps.region(cfg_type::NOTIFY, NOTIFY_PRESENT)?;
+        let aligned = region.offset.is_multiple_of(2);
+        demand(NOTIFY_ALIGNED, aligned, "a multiple of 2", || {
+            format!("{region:x?}")
+        })?;
+    }
     Ok(String::new())
 }
 

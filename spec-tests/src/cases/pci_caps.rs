@@ -1,27 +1,56 @@
 //! What a function owes to PCI itself, and capabilities that few functions have.
 
-use super::{Case, plain};
+use super::{Case, plain, special};
 use crate::clause;
 use crate::constants::{cfg_type, pci};
 use crate::harness::{Absent, Bench, Judged, RawCap, Stop, arose, demand};
+use crate::target::Variant;
 use std::collections::BTreeSet;
 
 const BUS: &str = "virtio-over-pci-bus/D1";
 const WITHIN: &str = clause!(shared_memory "D1");
 const UNIQUE: &str = clause!(shared_memory "D2");
+const APART: &str = "basic-facilities-of-a-virtio/D1";
 const NOT_VIRTIO: &str = clause!(vendor_data "D1");
 const SIZE: &str = clause!(vendor_data "D2");
 const NO_EFFECT: &str = clause!(vendor_data "D3");
 
 pub(super) const CASES: &[Case] = &[
     plain("it_is_a_pci_function", &[BUS], function),
-    plain("shared_memory_lies_within_its_bar", &[WITHIN], within),
-    plain("shared_memory_ids_are_unique", &[UNIQUE], unique),
-    plain("vendor_data_is_not_of_virtio", &[NOT_VIRTIO], not_virtio),
-    plain("vendor_data_is_in_whole_dwords", &[SIZE], whole_dwords),
-    plain(
+    special(
+        "shared_memory_lies_within_its_bar",
+        &[WITHIN],
+        Variant::Extras,
+        within,
+    ),
+    special(
+        "shared_memory_ids_are_unique",
+        &[UNIQUE],
+        Variant::Extras,
+        unique,
+    ),
+    special(
+        "shared_memory_is_apart_from_what_controls_the_device",
+        &[APART],
+        Variant::Extras,
+        apart,
+    ),
+    special(
+        "vendor_data_is_not_of_virtio",
+        &[NOT_VIRTIO],
+        Variant::Extras,
+        not_virtio,
+    ),
+    special(
+        "vendor_data_is_in_whole_dwords",
+        &[SIZE],
+        Variant::Extras,
+        whole_dwords,
+    ),
+    special(
         "vendor_data_is_read_without_effect",
         &[NO_EFFECT],
+        Variant::Extras,
         no_effect,
     ),
 ];
@@ -96,10 +125,17 @@ fn bar_size(bench: &Bench, bar: u8) -> Result<u64, Stop> {
     Ok((!mask).wrapping_add(1))
 }
 
+/// Where a region of shared memory begins and how long it is, which 32 bits do not hold.
+fn shared(bench: &Bench, cap: &RawCap) -> Result<(u64, u64), Stop> {
+    Ok((
+        cap.region.offset | u64::from(bench.config_dword(cap.at + 16)?) << 32,
+        cap.region.length | u64::from(bench.config_dword(cap.at + 20)?) << 32,
+    ))
+}
+
 fn within(bench: &Bench) -> Judged {
     for cap in of_type(bench, cfg_type::SHARED_MEMORY)? {
-        let offset = cap.region.offset | u64::from(bench.config_dword(cap.at + 16)?) << 32;
-        let length = cap.region.length | u64::from(bench.config_dword(cap.at + 20)?) << 32;
+        let (offset, length) = shared(bench, cap)?;
         let size = bar_size(bench, cap.region.bar)?;
         let end = offset.checked_add(length);
         demand(
@@ -111,6 +147,43 @@ fn within(bench: &Bench) -> Judged {
                     "{offset:#x}+{length:#x} in BAR {} of {size:#x} bytes",
                     cap.region.bar
                 )
+            },
+        )?;
+    }
+    Ok(String::new())
+}
+
+/// No register and no doorbell, and no table of MSI-X, is to be reached through shared memory.
+fn apart(bench: &Bench) -> Judged {
+    let mut controls: Vec<_> = bench
+        .caps
+        .virtio
+        .iter()
+        .filter(|cap| {
+            !matches!(
+                cap.cfg_type,
+                cfg_type::PCI | cfg_type::SHARED_MEMORY | cfg_type::VENDOR
+            )
+        })
+        .map(|cap| (cap.region.bar, cap.region.offset, cap.region.length))
+        .collect();
+    if let Some(msix) = bench.caps.msix {
+        let at = bench.config_dword(msix.at + 4)?;
+        let bar = u8::try_from(at & 7).unwrap_or(0);
+        controls.push((bar, u64::from(at & !7), 16 * u64::from(msix.vectors)));
+    }
+    for cap in of_type(bench, cfg_type::SHARED_MEMORY)? {
+        let (offset, length) = shared(bench, cap)?;
+        let met = controls.iter().find(|(bar, at, len)| {
+            *bar == cap.region.bar && *at < offset.saturating_add(length) && offset < at + len
+        });
+        demand(
+            APART,
+            met.is_none(),
+            "shared memory that holds nothing that controls the device",
+            || {
+                let bar = cap.region.bar;
+                format!("{offset:#x}+{length:#x} in BAR {bar} meets (BAR, offset, length) {met:x?}")
             },
         )?;
     }

@@ -107,7 +107,7 @@ fn reset_at_every_step(bench: &Bench) -> Judged {
         bench.reset()?;
         for step in steps.into_iter().filter(|step| *step <= last) {
             if step == status::AGREED {
-                bench.accept(feature::VERSION_1)?;
+                bench.accept(bench.basis()?)?;
             }
             bench.set_status(step)?;
         }
@@ -197,13 +197,18 @@ fn silent_after_reset(bench: &Bench) -> Judged {
     Ok(String::new())
 }
 
-/// Resets queue 0 and waits for the end.
-fn reset_queue(bench: &Bench) -> Result<(), Stop> {
+/// Writes 1 to queue 0's `queue_reset` and waits for the end. False if there is none.
+fn queue_reset(bench: &Bench) -> Result<bool, Stop> {
     bench.put(reg::QUEUE_SELECT, 0)?;
     bench.put(reg::QUEUE_RESET, 1)?;
-    let done = bench.wait(bench.limit, || {
+    bench.wait(bench.limit, || {
         Ok(bench.get(reg::QUEUE_RESET)? == 0 && bench.get(reg::QUEUE_ENABLE)? == 0)
-    })?;
+    })
+}
+
+/// Resets queue 0.
+fn reset_queue(bench: &Bench) -> Result<(), Stop> {
+    let done = queue_reset(bench)?;
     arose(done, || "the queue reset does not end".to_owned())
 }
 
@@ -264,7 +269,11 @@ fn reset_queue_is_default(bench: &Bench) -> Judged {
     arose(running != default, || {
         "the queue's registers did not change".to_owned()
     })?;
-    reset_queue(bench)?;
+    let done = queue_reset(bench)?;
+    demand(RESETS, done, "a queue that is off at the end", || {
+        let enabled = bench.get(reg::QUEUE_ENABLE);
+        format!("queue_enable {enabled:?} after 1 was written to queue_reset")
+    })?;
     let after = fields(bench)?;
     demand(
         ["VR-2", RESETS],

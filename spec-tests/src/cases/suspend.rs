@@ -161,7 +161,7 @@ fn ignored(bench: &Bench, clause: &'static str, steps: &[(u8, u8)]) -> Result<()
             },
         )?;
         if written == status::NEGOTIATING {
-            bench.accept(feature::VERSION_1 | feature::SUSPEND)?;
+            bench.accept(bench.basis()? | feature::SUSPEND)?;
         }
     }
     Ok(())

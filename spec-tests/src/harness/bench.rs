@@ -9,7 +9,7 @@ use crate::constants::{COMMON_LEN, Field, PAGE, Place, cfg_type, feature, reg, s
 use crate::target::Subject;
 use driver::bus::{Bus, Interrupt};
 use driver::memory::DmaMemory;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 pub const LIMIT: Duration = Duration::from_secs(10);
 /// How long a device is watched for something that it must not do.
 pub const QUIET: Duration = Duration::from_millis(25);
-/// How long a wait polls without sleeping, and how long it sleeps between polls after that.
+/// How long a wait polls without sleeping, and how long it sleeps between polls after that: a part
+/// of what it has waited already, and at most so long.
 const SPIN: Duration = Duration::from_micros(300);
-const NAP: Duration = Duration::from_micros(200);
+const NAP_OF: u32 = 4;
+const NAP: Duration = Duration::from_millis(4);
 /// Bytes of a case's memory.
 const MEMORY: u64 = 2 << 20;
 /// Entries of the queues that cases make, unless the device takes fewer.
@@ -37,6 +39,7 @@ pub struct Bench {
     trace: Trace,
     random: Cell<u64>,
     change_config: Option<Box<dyn Fn()>>,
+    members: RefCell<Vec<Option<Subject>>>,
     /// How long it may take for anything that it must do.
     pub limit: Duration,
 }
@@ -61,6 +64,7 @@ impl Bench {
         let Subject {
             bus,
             change_config,
+            members,
             limit,
         } = subject;
         let caps = Caps::walk(bus.as_ref())?;
@@ -78,6 +82,7 @@ impl Bench {
             trace,
             random: Cell::new(seed),
             change_config,
+            members: RefCell::new(members.into_iter().map(Some).collect()),
             limit,
         })
     }
@@ -294,6 +299,18 @@ impl Bench {
         Ok(low | self.get(value)? << 32)
     }
 
+    /// What a driver takes of any device: VERSION_1, and what a device may refuse to work without:
+    /// ACCESS_PLATFORM where it is offered, for there may be an IOMMU, and ZONED of a disk whose
+    /// zones must be written in sequence.
+    ///
+    /// # Errors
+    /// The bus's.
+    pub fn basis(&self) -> Result<u64, Stop> {
+        let offered = self.offered()?;
+        let platform = offered & feature::ACCESS_PLATFORM;
+        Ok(feature::VERSION_1 | platform | self.insisted(offered)?)
+    }
+
     /// Writes the driver's features.
     ///
     /// # Errors
@@ -315,7 +332,7 @@ impl Bench {
         self.set_status(status::NEGOTIATING)
     }
 
-    /// Everything up to FEATURES_OK with VERSION_1 and `need`.
+    /// Everything up to FEATURES_OK with [`Bench::basis`] and `need`.
     ///
     /// # Errors
     /// Not applicable if `need` is not offered, inconclusive if FEATURES_OK does not stay.
@@ -324,7 +341,7 @@ impl Bench {
         if self.offered()? & need != need {
             return Err(Stop::NotApplicable(Absent::Features(need)));
         }
-        self.accept(need | feature::VERSION_1)?;
+        self.accept(need | self.basis()?)?;
         self.set_status(status::AGREED)?;
         let shown = self.status()?;
         arose(shown == status::AGREED, || {
@@ -476,6 +493,20 @@ impl Bench {
         Ok(())
     }
 
+    /// The function of this number, from 1 on, which the target owns, with memory of its own and
+    /// as its own driver reaches it. It can be had once.
+    ///
+    /// # Errors
+    /// Not applicable if nobody but the target's driver reaches it, or it was taken before.
+    pub fn member(&self, number: u16) -> Result<Self, Stop> {
+        let mut members = self.members.borrow_mut();
+        let index = usize::from(number).checked_sub(1);
+        let subject = index.and_then(|index| members.get_mut(index)?.take());
+        let subject = subject.ok_or(Stop::NotApplicable(Absent::Members(number)))?;
+        let trace = self.trace.clone();
+        Self::new(subject, trace, self.random.get() ^ u64::from(number))
+    }
+
     // Memory and time.
 
     /// All memory of the case.
@@ -535,14 +566,15 @@ impl Bench {
             if done()? {
                 return Ok(true);
             }
-            if start.elapsed() >= limit {
+            let waited = start.elapsed();
+            if waited >= limit {
                 return Ok(false);
             }
             // What answers does so at once; what does not is not to be waited for at full speed.
-            if start.elapsed() < SPIN {
+            if waited < SPIN {
                 std::thread::yield_now();
             } else {
-                std::thread::sleep(NAP);
+                std::thread::sleep((waited / NAP_OF).min(NAP).min(limit - waited));
             }
         }
     }

@@ -52,8 +52,8 @@ pub struct Caps {
     pub msix: Option<Msix>,
     /// Where the PASID extended capability is.
     pub pasid: Option<u16>,
-    /// There is an SR-IOV extended capability.
-    pub sr_iov: bool,
+    /// Where the SR-IOV extended capability is.
+    pub sr_iov: Option<u16>,
     /// The list ends with a zero pointer, within its space, without going in circles.
     pub well_formed: bool,
 }
@@ -90,7 +90,7 @@ impl Caps {
             virtio: Vec::new(),
             msix: None,
             pasid: None,
-            sr_iov: false,
+            sr_iov: None,
             well_formed: false,
         };
         if word(bus, pci::STATUS)? & pci::STATUS_CAPABILITIES != 0 {
@@ -134,7 +134,7 @@ impl Caps {
             }
             match u16::from_le_bytes([low, high]) {
                 pci::EXTENDED_PASID => self.pasid = Some(at),
-                pci::EXTENDED_SR_IOV => self.sr_iov = true,
+                pci::EXTENDED_SR_IOV => self.sr_iov = Some(at),
                 _ => {}
             }
             let Ok(next) = u16::try_from(header >> 20) else {

@@ -44,6 +44,23 @@ pub enum Absent {
     DeviceType(u16),
     /// No virtio capability of this type.
     Capability(u8),
+    /// It owns fewer functions than this.
+    Members(u16),
+    /// It does not report this administration command as supported.
+    Command(u16),
+    /// It reports no device part of this type.
+    Part(u16),
+    /// No function level reset by its configuration space.
+    FunctionReset,
+    /// No command ends in this administration status, try as one may.
+    Status(u16),
+    /// Something of its own that the case acts on, by name.
+    Own(&'static str),
+}
+
+impl Absent {
+    /// A host-managed disk is driven with ZONED or not at all.
+    pub const UNZONED: Self = Self::Own("way to be driven without ZONED");
 }
 
 impl fmt::Display for Absent {
@@ -60,6 +77,12 @@ impl fmt::Display for Absent {
             Self::Header => f.write_str("requests with a header"),
             Self::DeviceType(id) => write!(f, "device of virtio type {id}"),
             Self::Capability(kind) => write!(f, "virtio capability with cfg_type {kind}"),
+            Self::Members(count) => write!(f, "{count} functions that it owns"),
+            Self::Command(opcode) => write!(f, "administration command {opcode:#06x}"),
+            Self::Part(kind) => write!(f, "device part {kind:#x}"),
+            Self::FunctionReset => f.write_str("function level reset by configuration space"),
+            Self::Status(status) => write!(f, "answer with administration status {status}"),
+            Self::Own(what) => f.write_str(what),
             Self::Permission => f.write_str("permission to be written to (--allow-write)"),
         }
     }

@@ -3,6 +3,7 @@
 mod html;
 mod human;
 mod junit;
+pub mod matrix;
 mod tap;
 
 pub use human::{coverage_line, explain, list};

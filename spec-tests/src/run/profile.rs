@@ -119,7 +119,13 @@ impl Profile {
             | Absent::Permission
             | Absent::Header
             | Absent::DeviceType(_)
-            | Absent::Capability(_) => false,
+            | Absent::Capability(_)
+            | Absent::Part(_)
+            | Absent::Members(_)
+            | Absent::Command(_)
+            | Absent::Status(_)
+            | Absent::Own(_)
+            | Absent::FunctionReset => false,
         }
     }
 }
@@ -158,6 +164,19 @@ mod tests {
         ] {
             assert_eq!(date(days), expected);
         }
+    }
+
+    #[test]
+    fn the_book_s_profile_is_one() {
+        let text = include_str!("../../../docs/profiles/example.toml");
+        let profile = Profile::parse(text).unwrap();
+        let registry = crate::clause::Registry::load().unwrap();
+        let [waiver] = &profile.waivers[..] else {
+            panic!("{:?}", profile.waivers);
+        };
+        let clause = registry.get(&waiver.clause).unwrap();
+        let case = crate::cases::all().find(|case| Some(case.name) == waiver.case.as_deref());
+        assert!(case.unwrap().clauses.iter().any(|name| clause.is(name)));
     }
 
     #[test]

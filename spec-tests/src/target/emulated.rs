@@ -1,7 +1,10 @@
 //! Our own function, in this process.
 
+use super::extras::Extras;
+use super::slow::slow;
+use super::zoned::{Make, ZonedDisk};
 use super::{DMA_PASID, Subject, Target, Variant};
-use crate::constants::{blk, feature, rng};
+use crate::constants::{blk, cfg_type, feature, parts, rng};
 use crate::harness::{Absent, LIMIT, Stop};
 use device::blk::{BlkDevice, BlkOptions};
 use device::dma::Dma;
@@ -17,28 +20,73 @@ use spec::features::Features;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 use vm::EmulatedBus;
 use vm_memory::Permissions;
 
 /// First address of a case's memory: low, so that a bitmap from page 0 on stays small, and not 0.
 const FIRST_IOVA: u64 = 1 << 20;
-/// Bytes of the disk.
-const DISK: usize = 1 << 20;
+/// Bytes of the disk: few, for every case has one of its own.
+const DISK: usize = 256 << 10;
+/// What a disk holds: every byte differs from what buffers are filled with and from zero.
+static CONTENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let bytes: Vec<u8> = (0..=255_u8)
+        .filter(|byte| !matches!(byte, 0 | 0x5a))
+        .collect();
+    bytes.iter().copied().cycle().take(DISK).collect()
+});
 /// How long a slow device takes to suspend.
 const DELAY: Duration = Duration::from_millis(60);
 /// What the raising device raises `gra_power` to.
 const COARSE: u8 = 3;
 
+/// Administration queues of a function that has some.
+const ADMIN_QUEUES: u16 = 2;
+/// Functions that an owner owns.
+const MEMBERS: u16 = 2;
+/// Records that an owner of few holds.
+const RECORDS: u32 = 16;
+
 /// What kind of device the emulated function is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Medium {
     /// A disk, whose capacity can change and whose write cache can be switched.
     #[default]
     Block,
     /// A source of entropy.
     Entropy,
+    /// A disk with zones, in memory. It is the suite's own: nobody's data is on it.
+    Zoned,
+}
+
+impl Medium {
+    /// Features of device types that it does not offer.
+    fn lacks(self) -> u64 {
+        let disk = feature::BLK_RO
+            | feature::BLK_SIZE_MAX
+            | feature::BLK_LIFETIME
+            | feature::BLK_SECURE_ERASE
+            | feature::BLK_ZONED;
+        let zoned = feature::BLK_RO
+            | feature::BLK_CONFIG_WCE
+            | feature::BLK_DISCARD
+            | feature::BLK_WRITE_ZEROES;
+        match self {
+            Self::Block => disk,
+            Self::Entropy => disk | zoned | feature::BLK_FLUSH | feature::BLK_SEG_MAX,
+            Self::Zoned => zoned,
+        }
+    }
+
+    /// Whether it can be made so.
+    fn has(self, variant: Variant) -> bool {
+        match variant {
+            Variant::ReadOnly => self == Self::Block,
+            Variant::HostAware | Variant::NoAppend => self == Self::Zoned,
+            _ => true,
+        }
+    }
 }
 
 /// The emulated function.
@@ -52,19 +100,25 @@ pub struct Emulated {
     pub limit: Duration,
 }
 
+/// Stands between a function and its device type.
+type Wrap = fn(Arc<dyn VirtioDevice>) -> Arc<dyn VirtioDevice>;
+
 /// Where a mutant may change the function from inside; the sound one changes nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Seams {
     /// Changes how the function is made.
     pub config: fn(&mut FunctionConfig),
+    /// Changes how the functions are made that it owns.
+    pub member: fn(&mut FunctionConfig),
     /// Stands between the function and its device type.
-    pub device: fn(Arc<dyn VirtioDevice>) -> Arc<dyn VirtioDevice>,
+    pub device: Wrap,
 }
 
 impl Default for Seams {
     fn default() -> Self {
         Self {
             config: |_| (),
+            member: |_| (),
             device: |device| device,
         }
     }
@@ -85,20 +139,34 @@ impl Target for Emulated {
         match self.medium {
             Medium::Block => "emulated".to_owned(),
             Medium::Entropy => "emulated entropy".to_owned(),
+            Medium::Zoned => "emulated zones".to_owned(),
         }
     }
     fn limit(&self) -> Duration {
         self.limit
     }
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
+        if want == Variant::Extras {
+            let plain = self.fresh(Variant::Plain)?;
+            let bus = Extras::add(plain.bus)?;
+            return Ok(Subject { bus, ..plain });
+        }
+        if !self.medium.has(want) {
+            return Err(Stop::NotApplicable(Absent::Variant(want)));
+        }
         let mut config = FunctionConfig {
             features: FunctionConfig::default().features | Features::RING_PACKED,
             dma_pasid: DMA_PASID,
             ..FunctionConfig::default()
         };
+        config.features |= Features::IN_ORDER;
         let mut without = 0;
         match want {
-            Variant::Plain => {}
+            Variant::Plain
+            | Variant::Extras
+            | Variant::ReadOnly
+            | Variant::HostAware
+            | Variant::NoAppend => {}
             Variant::NoSuspend => without = feature::SUSPEND,
             Variant::SuspendFails => config.suspend.fails = true,
             Variant::ResumeFails => config.suspend.resume_fails = true,
@@ -113,6 +181,17 @@ impl Target for Emulated {
             Variant::PasidDisabled => config.pasid = Pasid::Disabled,
             Variant::PasidEnabled => config.pasid = Pasid::Enabled,
             Variant::NoTracker => config.tracker = false,
+            Variant::Admin | Variant::Owner | Variant::SlowMembers => {
+                config.admin.queues = ADMIN_QUEUES;
+            }
+            Variant::TableOpcodes => {
+                config.admin.queues = ADMIN_QUEUES;
+                config.admin.table_opcodes = true;
+            }
+            Variant::FewRecords => {
+                config.admin.queues = ADMIN_QUEUES;
+                config.admin.max_records = RECORDS;
+            }
         }
         for bit in config
             .features
@@ -122,47 +201,110 @@ impl Target for Emulated {
             config.features.remove(bit);
         }
         (self.seams.config)(&mut config);
-        match self.medium {
-            Medium::Block => {
-                let disk = Changing::new().map_err(unreachable)?;
-                let function = PciFunction::new(
-                    config,
-                    (self.seams.device)(Arc::clone(&disk) as Arc<dyn VirtioDevice>),
-                );
-                let teller = Arc::clone(&function);
-                Ok(Subject {
-                    bus: Low::plug(EmulatedBus::new(function)),
-                    change_config: Some(Box::new(move || {
-                        disk.more.fetch_add(1, Ordering::SeqCst);
-                        teller.notify_config_change();
-                    })),
-                    limit: self.limit,
-                })
-            }
-            Medium::Entropy => {
-                let function = PciFunction::new(config, (self.seams.device)(RngDevice::seeded(1)));
-                Ok(Subject {
-                    bus: Low::plug(EmulatedBus::new(function)),
-                    change_config: None,
-                    limit: self.limit,
-                })
+        let mut owned = Vec::new();
+        if want.owns() {
+            let mut config = FunctionConfig::default();
+            (self.seams.member)(&mut config);
+            let pace: Wrap = match want {
+                Variant::SlowMembers => slow,
+                _ => |device| device,
+            };
+            for _ in 0..MEMBERS {
+                owned.push(self.made(Variant::Plain, config, Vec::new(), pace)?);
             }
         }
+        let functions = owned.iter().map(|made| Arc::clone(&made.function));
+        let owner = self.made(want, config, functions.collect(), |device| device)?;
+        Ok(Subject {
+            members: owned.into_iter().map(|made| self.subject(made)).collect(),
+            ..self.subject(owner)
+        })
     }
 
     fn claims(&self, what: Absent) -> bool {
-        let absent = feature::ADMIN_VQ | feature::ACCESS_PLATFORM | feature::SR_IOV;
+        let absent = feature::ACCESS_PLATFORM;
         match what {
-            Absent::Features(bits) => bits & absent == 0,
-            Absent::Tracker | Absent::Variant(_) | Absent::Msix => true,
+            Absent::Features(bits) => bits & (absent | self.medium.lacks()) == 0,
+            Absent::Variant(variant) => self.medium.has(variant),
+            Absent::Tracker | Absent::Msix => true,
+            Absent::Members(count) => count <= MEMBERS,
+            Absent::Command(_) | Absent::Status(_) | Absent::FunctionReset => true,
+            Absent::Part(kind) => kind != parts::DEV_CFG || self.medium == Medium::Block,
             Absent::ConfigChange | Absent::Queues(_) | Absent::WritableConfig => {
                 self.medium == Medium::Block
             }
             Absent::DeviceType(id) => match self.medium {
-                Medium::Block => id == blk::ID,
+                Medium::Block | Medium::Zoned => id == blk::ID,
                 Medium::Entropy => id == rng::ID,
             },
-            Absent::Function | Absent::Permission | Absent::Header | Absent::Capability(_) => false,
+            Absent::UNZONED => false,
+            Absent::Own(_) => self.medium != Medium::Entropy,
+            Absent::Capability(kind) => matches!(kind, cfg_type::VENDOR | cfg_type::SHARED_MEMORY),
+            Absent::Function | Absent::Permission | Absent::Header => false,
+        }
+    }
+}
+
+/// A function that was made, and how its configuration changes.
+struct Made {
+    function: Arc<PciFunction>,
+    change_config: Option<Box<dyn Fn()>>,
+}
+
+impl Emulated {
+    /// A function of this medium in the variant that is wanted, which owns `members`.
+    fn made(
+        &self,
+        want: Variant,
+        config: FunctionConfig,
+        members: Vec<Arc<PciFunction>>,
+        pace: Wrap,
+    ) -> Result<Made, Stop> {
+        let function = |device: Arc<dyn VirtioDevice>| {
+            let device = pace((self.seams.device)(device));
+            if members.is_empty() {
+                return Ok(PciFunction::new(config, device));
+            }
+            let owner = PciFunction::owner(config, device, members.clone());
+            owner.map_err(|error| unreachable(io::Error::other(error)))
+        };
+        Ok(match self.medium {
+            Medium::Block => {
+                let disk = Changing::new(want == Variant::ReadOnly).map_err(unreachable)?;
+                let function = function(Arc::clone(&disk) as Arc<dyn VirtioDevice>)?;
+                let teller = Arc::clone(&function);
+                Made {
+                    function,
+                    change_config: Some(Box::new(move || {
+                        disk.more.fetch_add(1, Ordering::SeqCst);
+                        teller.notify_config_change();
+                    })),
+                }
+            }
+            Medium::Entropy => Made {
+                function: function(RngDevice::seeded(1))?,
+                change_config: None,
+            },
+            Medium::Zoned => {
+                let make = match want {
+                    Variant::HostAware => Make::HostAware,
+                    Variant::NoAppend => Make::NoAppend,
+                    _ => Make::HostManaged,
+                };
+                Made {
+                    function: function(ZonedDisk::new(make))?,
+                    change_config: None,
+                }
+            }
+        })
+    }
+
+    fn subject(&self, made: Made) -> Subject {
+        Subject {
+            bus: Low::plug(EmulatedBus::new(made.function)),
+            change_config: made.change_config,
+            members: Vec::new(),
+            limit: self.limit,
         }
     }
 }
@@ -241,19 +383,16 @@ struct Changing {
 }
 
 impl Changing {
-    fn new() -> io::Result<Arc<Self>> {
-        let mut file = tempfile::NamedTempFile::new()?;
-        // Every byte differs from what buffers are filled with and from zero.
-        let content: Vec<u8> = (0..=255_u8)
-            .filter(|byte| !matches!(byte, 0 | 0x5a))
-            .collect();
-        let content: Vec<u8> = content.iter().copied().cycle().take(DISK).collect();
-        file.write_all(&content)?;
+    fn new(read_only: bool) -> io::Result<Arc<Self>> {
+        let memory = rustix::fs::memfd_create("tidemark-disk", MemfdFlags::CLOEXEC);
+        let mut file = File::from(memory?);
+        file.write_all(&CONTENT)?;
         let options = BlkOptions {
             queues: 2,
+            read_only,
             ..BlkOptions::default()
         };
-        let disk = BlkDevice::open_path(file.path(), options).map_err(io::Error::other)?;
+        let disk = BlkDevice::open(file, options).map_err(io::Error::other)?;
         Ok(Arc::new(Self {
             disk,
             more: AtomicU64::new(0),
@@ -302,6 +441,11 @@ impl VirtioDevice for Changing {
         }
     }
     fn negotiated(&self, features: u64) {
+        // A driver that cannot flush gets a cache that needs no flushes.
+        let both = feature::BLK_CONFIG_WCE | feature::BLK_FLUSH;
+        if features & both == feature::BLK_CONFIG_WCE {
+            self.writeback.store(0, Ordering::SeqCst);
+        }
         self.disk.negotiated(features);
     }
     fn reset(&self) {

@@ -1,8 +1,11 @@
 //! What is judged, and how a case gets a fresh one.
 
 mod emulated;
+mod extras;
 mod remote;
+mod slow;
 mod vhost_user;
+mod zoned;
 
 pub use emulated::{Emulated, Medium, Seams};
 pub use remote::{Address, Remote};
@@ -38,6 +41,49 @@ pub enum Variant {
     PasidEnabled,
     /// It has no tracker.
     NoTracker,
+    /// It has vendor data and shared memory besides.
+    Extras,
+    /// It has administration queues and owns no other function.
+    Admin,
+    /// It has administration queues and owns other functions, as PCI's virtual functions.
+    Owner,
+    /// As [`Variant::Owner`], with the opcodes of RESOURCE_OBJ_MODIFY and QUERY as they stand in the
+    /// standard's table, where it comes with those of the prose.
+    TableOpcodes,
+    /// As [`Variant::Owner`], and its members take their time over everything.
+    SlowMembers,
+    /// As [`Variant::Owner`], and it holds 16 records of written pages only.
+    FewRecords,
+    /// A disk that may not be written.
+    ReadOnly,
+    /// A disk with zones that need not be written in sequence.
+    HostAware,
+    /// A disk with zones that knows no appends.
+    NoAppend,
+}
+
+impl Variant {
+    /// Whether it owns other functions.
+    const fn owns(self) -> bool {
+        matches!(
+            self,
+            Self::Owner | Self::TableOpcodes | Self::SlowMembers | Self::FewRecords
+        )
+    }
+
+    /// Whether a stranger may have this face as it comes: the case sees for itself.
+    pub const fn may_be_plain(self) -> bool {
+        matches!(
+            self,
+            Self::Plain
+                | Self::Admin
+                | Self::Owner
+                | Self::ReadOnly
+                | Self::HostAware
+                | Self::NoAppend
+                | Self::Extras
+        )
+    }
 }
 
 /// The PASID of the DMA of a [`Variant::PasidEnabled`] function.
@@ -49,6 +95,9 @@ pub struct Subject {
     pub bus: Arc<dyn Bus>,
     /// Makes the device change its configuration by itself.
     pub change_config: Option<Box<dyn Fn()>>,
+    /// The functions that it owns, from number 1 on, as their own drivers reach them; none where
+    /// nobody but the target's driver does.
+    pub members: Vec<Subject>,
     /// How long it may take for anything that it must do: [`crate::harness::LIMIT`], or less where
     /// it is known to be quick.
     pub limit: Duration,

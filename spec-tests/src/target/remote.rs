@@ -186,13 +186,13 @@ impl Target for Remote {
     }
 
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
-        if want != Variant::Plain {
+        if !want.may_be_plain() {
             return Err(Stop::NotApplicable(Absent::Variant(want)));
         }
         let bus = self.bus().map_err(Stop::Lost)?;
         match bus.bus.reset() {
             // Not every function has a function level reset: the device reset has to do then.
-            Ok(()) | Err(BusError::Refused { .. }) => {}
+            Ok(()) | Err(BusError::Refused { .. } | BusError::Exhausted { .. }) => {}
             Err(error) => return Err(error.into()),
         }
         quiesce(bus.as_ref(), self.limit)?;
@@ -200,6 +200,7 @@ impl Target for Remote {
         Ok(Subject {
             bus,
             change_config: None,
+            members: Vec::new(),
             limit: self.limit,
         })
     }

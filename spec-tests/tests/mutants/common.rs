@@ -3,7 +3,7 @@
 use super::frame::{Access, Defect, Function, Mutant, SOUND};
 use driver::bus::BusError;
 use spec_tests::clause;
-use spec_tests::constants::{cfg_type, feature, reg, status};
+use spec_tests::constants::{cfg_type, feature, pci, reg, status};
 
 /// Presents other feature bits 32 to 63 than the sound function.
 fn high_features(
@@ -18,6 +18,12 @@ fn high_features(
         data.copy_from_slice(&change(u32::from_le_bytes(bits)).to_le_bytes());
     }
     Ok(())
+}
+
+/// The last vector that the sound function has.
+fn last_vector(function: &Function) -> u64 {
+    let vectors = function.caps.msix.map_or(0, |msix| msix.vectors);
+    u64::from(vectors).saturating_sub(1)
 }
 
 pub const MUTANTS: &[Mutant] = &[
@@ -174,6 +180,14 @@ pub const MUTANTS: &[Mutant] = &[
                     data.copy_from_slice(&6_u32.to_le_bytes());
                 }
             },
+            // It hears them where they are said to be.
+            write: |at, access, value| match at.doorbell(access, value) {
+                Some((distance, own)) if value != 0 && distance == 6 * value => {
+                    at.pass(own, &value.to_le_bytes()[..2])?;
+                    Ok(false)
+                }
+                _ => Ok(true),
+            },
             ..SOUND
         },
     },
@@ -186,6 +200,126 @@ pub const MUTANTS: &[Mutant] = &[
                 if cap.is_some_and(|cap| offset == cap + 8) {
                     data[0] |= 1;
                 }
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "low_features_again_beyond_bit_63",
+        clauses: &[clause!(common "D3")],
+        defect: Defect {
+            read: |at, access, data| {
+                if at.is(access, reg::DEVICE_FEATURE) && at.get(reg::DEVICE_FEATURE_SELECT)? == 3 {
+                    data[3] = 0x10;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "forgets_the_drivers_low_features",
+        clauses: &[clause!(common "D4")],
+        defect: Defect {
+            read: |at, access, data| {
+                if at.is(access, reg::DRIVER_FEATURE) && at.get(reg::DRIVER_FEATURE_SELECT)? == 0 {
+                    data.fill(0);
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "a_size_of_three_quarters",
+        clauses: &[clause!(common "D15")],
+        defect: Defect {
+            read: |at, access, data| {
+                // Of the second queue only, until the driver has chosen another.
+                let large = data == 256_u16.to_le_bytes() && at.get(reg::QUEUE_SELECT)? == 1;
+                if at.is(access, reg::QUEUE_SIZE) && large {
+                    data.copy_from_slice(&192_u16.to_le_bytes());
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "no_queue_for_the_last_vector",
+        clauses: &[clause!(msix "D4")],
+        defect: Defect {
+            wrote: |at, access, value| {
+                if at.is(access, reg::QUEUE_MSIX_VECTOR) && value == last_vector(at) {
+                    at.put(reg::QUEUE_MSIX_VECTOR, pci::NO_VECTOR)?;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "never_unmaps",
+        clauses: &[clause!(msix "D5")],
+        defect: Defect {
+            write: |at, access, value| {
+                let unmaps =
+                    at.is(access, reg::CONFIG_MSIX_VECTOR) || at.is(access, reg::QUEUE_MSIX_VECTOR);
+                Ok(!(unmaps && value == pci::NO_VECTOR))
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "shows_another_vector",
+        clauses: &[clause!(msix "D6")],
+        defect: Defect {
+            read: |at, access, data| {
+                let last = last_vector(at).to_le_bytes();
+                if at.is(access, reg::CONFIG_MSIX_VECTOR) && data == &last[..data.len()] {
+                    data[0] -= 1;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "shows_the_vector_that_it_refused",
+        clauses: &[clause!(msix "D9")],
+        defect: Defect {
+            write: |at, access, value| {
+                if at.is(access, reg::CONFIG_MSIX_VECTOR) {
+                    at.remember("refused", value);
+                }
+                Ok(true)
+            },
+            read: |at, access, data| {
+                if at.is(access, reg::CONFIG_MSIX_VECTOR)
+                    && data == [0xff; 2]
+                    && let Some(vector) = at.recall("refused")
+                {
+                    data.copy_from_slice(&vector.to_le_bytes()[..data.len()]);
+                }
+                Ok(())
+            },
+            was_reset: |at| {
+                at.remember("refused", pci::NO_VECTOR);
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "no_configuration_before_features_ok",
+        clauses: &[clause!(config "D1")],
+        defect: Defect {
+            read: |at, access, data| {
+                let early = at.get(reg::DEVICE_STATUS)? == u64::from(status::NEGOTIATING);
+                if at.within(access, cfg_type::DEVICE) && early {
+                    data.fill(0);
+                }
+                Ok(())
             },
             ..SOUND
         },

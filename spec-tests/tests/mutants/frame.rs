@@ -7,10 +7,10 @@ use spec_tests::clause::Registry;
 use spec_tests::constants::{Field, Place, cfg_type, reg, status};
 use spec_tests::harness::{Absent, Caps, Region, Stop};
 use spec_tests::run::{Attempt, Verdict};
-use spec_tests::target::{Emulated, Seams, Subject, Target, Variant};
+use spec_tests::target::{Emulated, Medium, Seams, Subject, Target, Variant};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 /// How long a mutant may take for what it must do. The sound device takes far less.
@@ -37,6 +37,8 @@ pub type Vector = fn(&Function, u16, Arc<dyn Interrupt>) -> Arc<dyn Interrupt>;
 /// and device; what needs memory has it in [`Function::remember`].
 #[derive(Clone, Copy, Debug)]
 pub struct Defect {
+    /// What kind of device it is that has the defect.
+    pub medium: Medium,
     /// Inside the function: how it is made, and its device type.
     pub seams: fn(&mut Seams),
     /// After a read of a BAR: changes what the case is told.
@@ -47,24 +49,36 @@ pub struct Defect {
     pub wrote: fn(&Function, Access, u64) -> Result<(), BusError>,
     /// After a read of configuration space.
     pub config_read: fn(&Function, u16, &mut [u8]),
+    /// Before a write to configuration space: false if it does not reach the device.
+    pub config_write: fn(&Function, u16) -> bool,
+    /// The first structure of a type (`cfg_type`) is announced, and served, at this offset of its
+    /// BAR.
+    pub moved: Option<(u8, u32)>,
     /// Stands between a vector and the case.
     pub interrupt: Vector,
     /// Before a reset, of the device or of the function.
     pub resetting: fn(&Function) -> Result<(), BusError>,
     /// After it.
     pub was_reset: fn(&Function) -> Result<(), BusError>,
+    /// The same for the functions that it owns, which share what is remembered. Of them nobody waits
+    /// for the end of a reset: `was_reset` is not called.
+    pub member: Option<&'static Defect>,
 }
 
 /// No defect: what a mutant does not name.
 pub const SOUND: Defect = Defect {
+    medium: Medium::Block,
     seams: |_| (),
     read: |_, _, _| Ok(()),
     write: |_, _, _| Ok(true),
     wrote: |_, _, _| Ok(()),
     config_read: |_, _, _| (),
+    config_write: |_, _| true,
+    moved: None,
     interrupt: |_, _, real| real,
     resetting: |_| Ok(()),
     was_reset: |_| Ok(()),
+    member: None,
 };
 
 /// Where a BAR was accessed.
@@ -86,6 +100,9 @@ pub struct Function {
     common: Region,
     /// What outlives a call: a vector that a case holds has it too.
     pub mind: Mind,
+    /// The functions that it owns.
+    pub members: Vec<Arc<Function>>,
+    owned: bool,
 }
 
 /// What a mutant remembers, and the case's memory.
@@ -128,6 +145,26 @@ impl Mind {
 }
 
 impl Function {
+    /// Stands between a case and the function behind `bus`.
+    fn new(
+        bus: Arc<dyn Bus>,
+        defect: Defect,
+        mind: Mind,
+        members: Vec<Arc<Function>>,
+        owned: bool,
+    ) -> Result<Arc<Self>, Stop> {
+        let caps = Caps::walk(bus.as_ref())?;
+        Ok(Arc::new(Self {
+            defect,
+            common: caps.region(cfg_type::COMMON, "")?,
+            caps,
+            mind,
+            bus,
+            members,
+            owned,
+        }))
+    }
+
     fn region(&self, place: Place) -> Option<Region> {
         match place {
             Place::Common => Some(self.common),
@@ -157,6 +194,24 @@ impl Function {
     /// Whether an access is a doorbell.
     pub fn kicked(&self, access: Access) -> bool {
         self.within(access, cfg_type::NOTIFY)
+    }
+
+    /// How far from the first doorbell an access is, and where queue `queue`'s is. None without
+    /// doorbells, or before them.
+    pub fn doorbell(&self, access: Access, queue: u64) -> Option<(u64, Access)> {
+        let cap = self.caps.first(cfg_type::NOTIFY)?;
+        let Region { bar, offset, .. } = cap.region;
+        let distance = access.offset.checked_sub(offset);
+        let own = Access {
+            bar,
+            offset: offset + queue * u64::from(cap.extra),
+        };
+        Some((distance.filter(|_| access.bar == bar)?, own))
+    }
+
+    /// Writes to a BAR of the sound function.
+    pub fn pass(&self, to: Access, data: &[u8]) -> Result<(), BusError> {
+        self.bus.bar_write(to.bar, to.offset, data)
     }
 
     /// Reads a register of the sound function; 0 if there is none.
@@ -212,25 +267,56 @@ impl Function {
         self.mind.scribble(iova, value);
     }
 
+    /// Where an access lands in the sound function.
+    fn landing(&self, bar: u8, offset: u64) -> u64 {
+        let moved = self.defect.moved.and_then(|(kind, to)| {
+            let region = self.caps.first(kind)?.region;
+            let within = offset.checked_sub(to.into())?;
+            (region.bar == bar && within < region.length).then_some(region.offset + within)
+        });
+        moved.unwrap_or(offset)
+    }
+
     fn resets(&self, access: Access, value: u64) -> bool {
         self.is(access, reg::DEVICE_STATUS) && value == 0
+    }
+}
+
+/// Puts other bytes in the place of those of configuration space that begin at `at`, as far as a read
+/// of `data` from `offset` on covers them.
+pub fn patch(offset: u16, data: &mut [u8], at: u16, bytes: &[u8]) {
+    for (index, new) in bytes.iter().enumerate() {
+        let place = (usize::from(at) + index).checked_sub(offset.into());
+        if let Some(byte) = place.and_then(|place| data.get_mut(place)) {
+            *byte = *new;
+        }
     }
 }
 
 impl Bus for Function {
     fn config_read(&self, offset: u16, data: &mut [u8]) -> Result<(), BusError> {
         self.bus.config_read(offset, data)?;
+        if let Some((kind, to)) = self.defect.moved
+            && let Some(cap) = self.caps.first(kind)
+        {
+            patch(offset, data, cap.at + 8, &to.to_le_bytes());
+        }
         (self.defect.config_read)(self, offset, data);
         Ok(())
     }
     fn config_write(&self, offset: u16, data: &[u8]) -> Result<(), BusError> {
-        self.bus.config_write(offset, data)
+        if (self.defect.config_write)(self, offset) {
+            self.bus.config_write(offset, data)?;
+        }
+        Ok(())
     }
     fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) -> Result<(), BusError> {
+        let offset = self.landing(bar, offset);
         self.bus.bar_read(bar, offset, data)?;
         (self.defect.read)(self, Access { bar, offset }, data)
     }
     fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) -> Result<(), BusError> {
+        let offset = self.landing(bar, offset);
         let access = Access { bar, offset };
         let mut bytes = [0; 8];
         bytes[..data.len()].copy_from_slice(data);
@@ -242,7 +328,7 @@ impl Bus for Function {
         if (self.defect.write)(self, access, value)? {
             self.bus.bar_write(bar, offset, data)?;
         }
-        if resets {
+        if resets && !self.owned {
             // The reset may go on for a while.
             while self.get(reg::DEVICE_STATUS)? != 0 && (self.defect.write)(self, access, value)? {
                 std::thread::yield_now();
@@ -263,6 +349,9 @@ impl Bus for Function {
     fn reset(&self) -> Result<(), BusError> {
         (self.defect.resetting)(self)?;
         self.bus.reset()?;
+        if self.owned {
+            return Ok(());
+        }
         (self.defect.was_reset)(self)
     }
 }
@@ -271,56 +360,94 @@ impl Bus for Function {
 #[derive(Debug)]
 struct Broken(&'static Mutant);
 
+impl Broken {
+    fn sound(&self) -> Emulated {
+        of(self.0.defect.medium)
+    }
+}
+
+/// The sound device of a kind.
+fn of(medium: Medium) -> Emulated {
+    Emulated {
+        medium,
+        ..Emulated::default()
+    }
+}
+
 impl Target for Broken {
     fn name(&self) -> String {
         self.0.name.to_owned()
     }
     fn fresh(&self, want: Variant) -> Result<Subject, Stop> {
-        let mut sound = Emulated::default();
+        let mut sound = self.sound();
         (self.0.defect.seams)(&mut sound.seams);
         let Subject {
-            bus, change_config, ..
-        } = sound.fresh(want)?;
-        let caps = Caps::walk(bus.as_ref())?;
-        let function = Function {
-            defect: self.0.defect,
-            common: caps.region(cfg_type::COMMON, "")?,
-            caps,
-            mind: Mind::default(),
             bus,
-        };
-        Ok(Subject {
-            bus: Arc::new(function),
             change_config,
+            mut members,
+            ..
+        } = sound.fresh(want)?;
+        let (defect, mind) = (self.0.defect, Mind::default());
+        let mut functions = Vec::new();
+        for member in &mut members {
+            let bus = Arc::clone(&member.bus);
+            let mind = Mind {
+                notes: Arc::clone(&mind.notes),
+                ..Mind::default()
+            };
+            let sound = defect.member.copied().unwrap_or(SOUND);
+            let function = Function::new(bus, sound, mind, Vec::new(), true)?;
+            functions.push(Arc::clone(&function));
+            member.bus = function;
+            member.limit = LIMIT;
+        }
+        let function = Function::new(bus, defect, mind, functions, false)?;
+        Ok(Subject {
+            bus: function,
+            change_config,
+            members,
             limit: LIMIT,
         })
     }
     fn claims(&self, what: Absent) -> bool {
-        Emulated::default().claims(what)
+        self.sound().claims(what)
     }
     fn limit(&self) -> Duration {
         LIMIT
     }
 }
 
-/// The cases that the sound device passes: what does not apply to it cannot be held against a
-/// mutant.
-pub fn sound(registry: &Registry) -> BTreeSet<&'static str> {
-    let target: Arc<dyn Target> = Arc::new(Emulated::default());
-    let passes = |case: &&'static Case| {
-        let attempt = Attempt::new(&target, case, 1);
-        let found = verdicts(&attempt, case, registry);
-        found.values().all(|verdict| *verdict == Verdict::Pass)
-    };
-    cases::all().filter(passes).map(|case| case.name).collect()
+/// The cases that the sound devices pass, by kind: what does not apply to one cannot be held against
+/// its mutants. Found out when it is first asked for.
+#[derive(Debug)]
+pub struct Sound(BTreeMap<Medium, OnceLock<BTreeSet<&'static str>>>);
+
+impl Sound {
+    /// For devices of these kinds.
+    pub fn new(media: impl Iterator<Item = Medium>) -> Self {
+        Self(media.map(|medium| (medium, OnceLock::new())).collect())
+    }
+
+    fn cases(&self, medium: Medium, registry: &Registry) -> &BTreeSet<&'static str> {
+        self.0[&medium].get_or_init(|| {
+            let target: Arc<dyn Target> = Arc::new(of(medium));
+            let passes = |case: &&'static Case| {
+                let attempt = Attempt::new(&target, case, 1);
+                let found = verdicts(&attempt, case, registry, medium);
+                found.values().all(|verdict| *verdict == Verdict::Pass)
+            };
+            cases::all().filter(passes).map(|case| case.name).collect()
+        })
+    }
 }
 
 fn verdicts(
     attempt: &Attempt,
     case: &'static Case,
     registry: &Registry,
+    medium: Medium,
 ) -> BTreeMap<String, Verdict> {
-    let sound = Emulated::default();
+    let sound = of(medium);
     let claims = |what| sound.claims(what);
     let clauses = case.clauses.iter().filter_map(|name| registry.get(name));
     clauses
@@ -339,11 +466,9 @@ pub struct Trial {
 }
 
 /// Holds every case against a mutant.
-pub fn try_out(
-    mutant: &'static Mutant,
-    registry: &Registry,
-    sound: &BTreeSet<&'static str>,
-) -> Trial {
+pub fn try_out(mutant: &'static Mutant, registry: &Registry, sound: &Sound) -> Trial {
+    let medium = mutant.defect.medium;
+    let sound = sound.cases(medium, registry);
     let target: Arc<dyn Target> = Arc::new(Broken(mutant));
     let broken: BTreeSet<_> = mutant
         .clauses
@@ -355,7 +480,7 @@ pub fn try_out(
     let (mut others, mut passed, mut failed) = (0_u32, 0_u32, Vec::new());
     for case in cases::all().filter(|case| sound.contains(case.name)) {
         let attempt = Attempt::new(&target, case, 1);
-        let verdicts = verdicts(&attempt, case, registry);
+        let verdicts = verdicts(&attempt, case, registry, medium);
         found.extend(
             verdicts
                 .iter()

@@ -4,17 +4,29 @@
 //! `cargo test -p spec-tests --test mutants` prints killed / total; `-- NAME` tries one, and tells
 //! which cases it failed. See "Mutants" in the documentation of `spec_tests`.
 
+mod admin;
+mod blk;
+mod commands;
 mod common;
 mod frame;
 mod notify;
+mod objects;
 mod packed;
 mod packed_state;
+mod parts;
+mod parts_mode;
 mod pci;
+mod queue;
+mod recording;
+mod requests;
+mod rng;
 mod split;
 mod suspend;
 mod tracker;
+mod zoned;
+mod zoned_requests;
 
-use frame::{Mutant, Trial};
+use frame::{Mutant, Sound, Trial};
 use libtest_mimic::Arguments;
 use spec_tests::cases;
 use spec_tests::clause::Registry;
@@ -24,18 +36,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Mutants are tried side by side: most of their time goes into waiting for what does not come.
-const THREADS: usize = 6;
+const THREADS: usize = 12;
 
 fn all() -> impl Iterator<Item = &'static Mutant> {
     [
+        admin::MUTANTS,
         common::MUTANTS,
         notify::MUTANTS,
+        objects::MUTANTS,
         packed::MUTANTS,
         packed_state::MUTANTS,
         pci::MUTANTS,
+        queue::MUTANTS,
+        parts::MUTANTS,
+        parts_mode::MUTANTS,
+        recording::MUTANTS,
         split::MUTANTS,
         suspend::MUTANTS,
         tracker::MUTANTS,
+        blk::MUTANTS,
+        rng::MUTANTS,
+        zoned::MUTANTS,
+        zoned_requests::MUTANTS,
     ]
     .into_iter()
     .flatten()
@@ -51,7 +73,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let sound = Arc::new(frame::sound(&registry));
+    let media = all().map(|mutant| mutant.defect.medium);
+    let sound = Arc::new(Sound::new(media));
     let (killed, tried) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let least = Arc::new(Mutex::new((1.0_f64, "")));
     let mut trials = vec![libtest_mimic::Trial::test("every_must_has_a_mutant", {

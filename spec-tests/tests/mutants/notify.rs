@@ -1,9 +1,9 @@
 //! Mutants of notifications and interrupts.
 
-use super::frame::{Defect, Mutant, SOUND};
-use driver::bus::Interrupt;
+use super::frame::{Access, Defect, Function, Mutant, SOUND};
+use driver::bus::{BusError, Interrupt};
 use spec_tests::clause;
-use spec_tests::constants::cfg_type;
+use spec_tests::constants::{ISR_CONFIG, ISR_QUEUE, cfg_type, pci};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,18 @@ impl Interrupt for Nervous {
     fn wait(&self, _timeout: Duration) -> bool {
         true
     }
+}
+
+fn without_isr_bit(
+    function: &Function,
+    access: Access,
+    data: &mut [u8],
+    bit: u8,
+) -> Result<(), BusError> {
+    if function.within(access, cfg_type::ISR) {
+        data[0] &= !bit;
+    }
+    Ok(())
 }
 
 pub const MUTANTS: &[Mutant] = &[
@@ -45,6 +57,34 @@ pub const MUTANTS: &[Mutant] = &[
                     data[0] = u8::try_from(all).unwrap();
                 }
                 Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "no_configuration_bit",
+        clauses: &[clause!(isr "D2")],
+        defect: Defect {
+            read: |at, access, data| without_isr_bit(at, access, data, ISR_CONFIG),
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "no_queue_bit",
+        clauses: &[clause!(isr "D3")],
+        defect: Defect {
+            read: |at, access, data| without_isr_bit(at, access, data, ISR_QUEUE),
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "no_interrupt_status",
+        clauses: &[clause!(isr "D4")],
+        defect: Defect {
+            config_read: |_, offset, data| {
+                if offset == pci::STATUS && data.len() == 2 {
+                    data[0] &= !pci::STATUS_INTERRUPT.to_le_bytes()[0];
+                }
             },
             ..SOUND
         },

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 const USE: Duration = Duration::from_millis(60);
 
 /// A descriptor of queue 0's table.
-struct Descriptor {
-    address: u64,
-    len: u32,
-    flags: u16,
+pub(super) struct Descriptor {
+    pub(super) address: u64,
+    pub(super) len: u32,
+    pub(super) flags: u16,
     next: u16,
 }
 
@@ -33,7 +33,7 @@ impl Descriptor {
 
 /// Remembers where the queue lies that is notified, and what was agreed on. Cases select the queue
 /// before they notify it.
-pub fn learn(at: &Function, access: Access, value: u64) -> Result<(), BusError> {
+pub(super) fn learn(at: &Function, access: Access, value: u64) -> Result<(), BusError> {
     if at.is(access, reg::DRIVER_FEATURE) && at.get(reg::DRIVER_FEATURE_SELECT)? == 0 {
         at.remember("features", value);
     }
@@ -46,16 +46,16 @@ pub fn learn(at: &Function, access: Access, value: u64) -> Result<(), BusError> 
     Ok(())
 }
 
-fn index(mind: &Mind, which: &'static str) -> u16 {
+pub(super) fn index(mind: &Mind, which: &'static str) -> u16 {
     u16::from_le_bytes(mind.peek(mind.recall(which).unwrap_or(0) + 2))
 }
 
-fn slot(mind: &Mind, index: u16) -> u64 {
+pub(super) fn slot(mind: &Mind, index: u16) -> u64 {
     u64::from(index) % mind.recall("size").unwrap_or(1).max(1)
 }
 
 /// The chain that was made available last, descriptors of the table only.
-fn chain(mind: &Mind) -> Vec<Descriptor> {
+pub(super) fn chain(mind: &Mind) -> Vec<Descriptor> {
     let last = slot(mind, index(mind, "avail").wrapping_sub(1));
     let mut at = u16::from_le_bytes(mind.peek(mind.recall("avail").unwrap_or(0) + 4 + 2 * last));
     let mut chain = Vec::new();
@@ -83,7 +83,7 @@ fn deaf_to(
 }
 
 /// Does something once everything that was made available has been used.
-fn after_use(at: &Function, access: Access, what: fn(&Mind)) {
+pub(super) fn after_use(at: &Function, access: Access, what: impl FnOnce(&Mind)) {
     if !at.kicked(access) {
         return;
     }
@@ -126,7 +126,8 @@ impl Interrupt for Crooked {
     }
 }
 
-pub fn crooked(
+/// Puts [`Crooked`] in the place of a vector.
+pub(super) fn crooked(
     at: &Function,
     real: Arc<dyn Interrupt>,
     says: fn(&Mind, bool) -> bool,
@@ -136,7 +137,7 @@ pub fn crooked(
 }
 
 /// What learns on every write and lets all through.
-const LEARNING: Defect = Defect {
+pub(super) const LEARNING: Defect = Defect {
     write: |at, access, value| learn(at, access, value).map(|()| true),
     ..SOUND
 };
@@ -356,6 +357,31 @@ pub const MUTANTS: &[Mutant] = &[
                     let ahead = used_event(mind).wrapping_sub(index(mind, "used"));
                     fired || with_event_idx(mind) && (5..20).contains(&ahead)
                 })
+            },
+            ..LEARNING
+        },
+    },
+    Mutant {
+        name: "swaps_the_first_two_with_in_order",
+        clauses: &[clause!(reserved "D5")],
+        defect: Defect {
+            wrote: |at, access, value| {
+                let high = at.is(access, reg::DRIVER_FEATURE);
+                if high && at.get(reg::DRIVER_FEATURE_SELECT)? == 1 {
+                    at.remember("high", value);
+                }
+                if at.recall("high").unwrap_or(0) & (feature::IN_ORDER >> 32) == 0 {
+                    return Ok(());
+                }
+                after_use(at, access, |mind| {
+                    let first = mind.recall("used").unwrap_or(0) + 4;
+                    let second = first + ring::USED;
+                    let elements: [[u8; 8]; 2] = [mind.peek(second), mind.peek(first)];
+                    for (place, byte) in (first..).zip(elements.as_flattened()) {
+                        mind.scribble(place, *byte);
+                    }
+                });
+                Ok(())
             },
             ..LEARNING
         },

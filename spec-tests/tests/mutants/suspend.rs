@@ -1,8 +1,9 @@
 //! Mutants of SUSPEND and of queue state.
 
 use super::frame::{Access, Defect, Function, Mutant, SOUND};
+use super::split::crooked;
 use driver::bus::BusError;
-use spec_tests::constants::{reg, status};
+use spec_tests::constants::{feature, reg, status};
 
 /// Remembers whether a suspend was asked for and neither resumed from nor reset.
 fn remember_asked(function: &Function, access: Access, value: u64) -> bool {
@@ -40,6 +41,35 @@ fn keep_state(function: &Function, access: Access, data: &mut [u8]) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Presents SUSPEND after a write that asks for it where that is not to be heeded, until the next.
+fn shows_suspend(function: &Function, access: Access, value: u64, heeds: bool) {
+    if in_status(function, access) {
+        let asks = value & u64::from(status::SUSPEND) != 0;
+        function.remember("shows", u64::from(asks && heeds));
+    }
+}
+
+const SHOWING: Defect = Defect {
+    read: |at, access, data| {
+        if in_status(at, access) && at.recall("shows") == Some(1) {
+            data[0] |= status::SUSPEND;
+        }
+        Ok(())
+    },
+    ..SOUND
+};
+
+fn remember_high_features(function: &Function, access: Access, value: u64) -> Result<(), BusError> {
+    if function.is(access, reg::DRIVER_FEATURE) && function.get(reg::DRIVER_FEATURE_SELECT)? == 1 {
+        function.remember("high", value);
+    }
+    Ok(())
+}
+
+fn agreed_on(function: &Function, feature: u64) -> bool {
+    function.recall("high").unwrap_or(0) & (feature >> 32) != 0
 }
 
 pub const MUTANTS: &[Mutant] = &[
@@ -131,6 +161,181 @@ pub const MUTANTS: &[Mutant] = &[
         clauses: &["QS-6", "QS-7"],
         defect: Defect {
             read: keep_state,
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "suspends_before_driver_ok",
+        clauses: &["SUS-10"],
+        defect: Defect {
+            write: |at, access, value| {
+                let status = at.get(reg::DEVICE_STATUS)?;
+                shows_suspend(at, access, value, status == u64::from(status::AGREED));
+                Ok(true)
+            },
+            ..SHOWING
+        },
+    },
+    Mutant {
+        name: "suspends_before_features_ok",
+        clauses: &["S23-4"],
+        defect: Defect {
+            write: |at, access, value| {
+                let status = at.get(reg::DEVICE_STATUS)?;
+                shows_suspend(at, access, value, status < u64::from(status::FEATURES_OK));
+                Ok(true)
+            },
+            ..SHOWING
+        },
+    },
+    Mutant {
+        name: "suspends_unasked_for",
+        clauses: &["S23-5"],
+        defect: Defect {
+            write: |at, access, value| {
+                remember_high_features(at, access, value)?;
+                let running = at.get(reg::DEVICE_STATUS)? == u64::from(status::RUNNING);
+                shows_suspend(
+                    at,
+                    access,
+                    value,
+                    running && !agreed_on(at, feature::SUSPEND),
+                );
+                Ok(true)
+            },
+            ..SHOWING
+        },
+    },
+    Mutant {
+        name: "never_tells_what_changed",
+        clauses: &["SUS-14"],
+        defect: Defect {
+            write: |at, access, value| {
+                if in_status(at, access) {
+                    let resumes =
+                        value == u64::from(status::SUSPEND_OR_RESUME) && at.suspended()?;
+                    at.remember("resumed", u64::from(resumes));
+                }
+                Ok(true)
+            },
+            interrupt: |at, _, real| {
+                crooked(at, real, |mind, fired| {
+                    fired && mind.recall("resumed") != Some(1)
+                })
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "resumes_once_only",
+        clauses: &["SUS-16"],
+        defect: Defect {
+            write: |at, access, value| {
+                let resumes = in_status(at, access)
+                    && value == u64::from(status::SUSPEND_OR_RESUME)
+                    && at.suspended()?;
+                let before = at.recall("resumed").unwrap_or(0);
+                at.remember("resumed", before + u64::from(resumes));
+                Ok(!(resumes && before > 0))
+            },
+            was_reset: |at| {
+                at.remember("resumed", 0);
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "takes_the_same_byte_for_a_resume",
+        clauses: &["D-15"],
+        defect: Defect {
+            write: |at, access, value| {
+                if in_status(at, access) {
+                    let asks = value == u64::from(status::SUSPEND_OR_RESUME);
+                    let running = at.get(reg::DEVICE_STATUS)? == u64::from(status::RUNNING);
+                    let before = at.recall("asked").unwrap_or(0);
+                    at.remember("asked", if asks && running { before + 1 } else { 0 });
+                }
+                Ok(true)
+            },
+            read: |at, access, data| {
+                if in_status(at, access) && at.recall("asked") == Some(2) {
+                    data[0] = status::RUNNING;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "locks_queue_select",
+        clauses: &["D-16"],
+        defect: Defect {
+            write: |at, access, _| Ok(!(at.is(access, reg::QUEUE_SELECT) && at.suspended()?)),
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "keeps_a_state_that_nobody_agreed_on",
+        clauses: &["QS-2"],
+        defect: Defect {
+            write: |at, access, value| {
+                remember_high_features(at, access, value)?;
+                if is_state(at, access) {
+                    at.remember("written", value);
+                }
+                Ok(true)
+            },
+            read: |at, access, data| {
+                if is_state(at, access)
+                    && !agreed_on(at, feature::QUEUE_STATE)
+                    && let Some(state) = at.recall("written")
+                {
+                    data.copy_from_slice(&state.to_le_bytes()[..data.len()]);
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "takes_a_state_while_suspended",
+        clauses: &["QS-8"],
+        defect: Defect {
+            write: |at, access, value| {
+                if is_state(at, access) && at.suspended()? {
+                    at.remember("written", value);
+                }
+                Ok(true)
+            },
+            read: |at, access, data| {
+                if is_state(at, access)
+                    && at.suspended()?
+                    && let Some(state) = at.recall("written")
+                {
+                    data.copy_from_slice(&state.to_le_bytes()[..data.len()]);
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "fails_in_silence",
+        clauses: &["ST-7"],
+        defect: Defect {
+            read: |at, access, data| {
+                if in_status(at, access) {
+                    at.remember("status", u64::from(data[0]));
+                }
+                Ok(())
+            },
+            interrupt: |at, _, real| {
+                crooked(at, real, |mind, fired| {
+                    let status = mind.recall("status").unwrap_or(0);
+                    fired && status & u64::from(status::NEEDS_RESET) == 0
+                })
+            },
             ..SOUND
         },
     },

@@ -1,8 +1,9 @@
 //! Mutants of the dirty pages tracker.
 
 use super::frame::{Defect, Mutant, SOUND};
+use super::split::{LEARNING, after_use};
 use device::tracker::Marking;
-use spec_tests::constants::reg;
+use spec_tests::constants::{PAGE, reg};
 
 pub const MUTANTS: &[Mutant] = &[
     // The one that matters most: a device that forgets to mark loses pages.
@@ -97,6 +98,70 @@ pub const MUTANTS: &[Mutant] = &[
                 if at.is(access, reg::TRACKER_RESERVED_2) {
                     data[0] = 1;
                 }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "enables_by_any_value",
+        clauses: &["TL-3"],
+        defect: Defect {
+            write: |at, access, value| {
+                if at.is(access, reg::TRACKER_ENABLE) {
+                    at.remember("enable", value);
+                }
+                Ok(true)
+            },
+            read: |at, access, data| {
+                let odd = at.recall("enable").filter(|value| *value > 1);
+                if at.is(access, reg::TRACKER_ENABLE)
+                    && let Some(value) = odd
+                {
+                    data[0] = value.to_le_bytes()[0];
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "marks_what_it_reads",
+        clauses: &["TL-7"],
+        defect: Defect {
+            wrote: |at, access, _| {
+                let on = at.get(reg::TRACKER_ENABLE)? == 1;
+                if on && at.get(reg::TRACKER_GRA_POWER)? == 0 {
+                    at.remember("bitmap", at.wide(reg::TRACKER_ADDR)?);
+                    after_use(at, access, |mind| {
+                        let bit = mind.recall("desc").unwrap_or(0) / PAGE;
+                        let place = mind.recall("bitmap").unwrap_or(0) + bit / 8;
+                        let [marks] = mind.peek(place);
+                        mind.scribble(place, marks | 1 << (bit % 8));
+                    });
+                }
+                Ok(())
+            },
+            ..LEARNING
+        },
+    },
+    Mutant {
+        name: "stops_at_a_page_beyond_the_bitmap",
+        clauses: &["DT-11"],
+        defect: Defect {
+            write: |at, access, _| {
+                let kicked = at.kicked(access);
+                let stopped = at.recall("stopped") == Some(1);
+                if kicked && at.get(reg::TRACKER_ENABLE)? == 1 {
+                    let power = at.get(reg::TRACKER_GRA_POWER)?;
+                    let covered = at.wide(reg::TRACKER_LENGTH)? * 8 * PAGE << power;
+                    let short = covered <= at.wide(reg::QUEUE_DEVICE)?;
+                    at.remember("stopped", u64::from(stopped || short));
+                }
+                Ok(!(kicked && stopped))
+            },
+            was_reset: |at| {
+                at.remember("stopped", 0);
                 Ok(())
             },
             ..SOUND

@@ -32,6 +32,24 @@ fn what_is_offered() {
 }
 
 #[test]
+fn features_that_the_device_type_cannot_serve_are_not_agreed_on() {
+    let bench = Bench::new(FunctionConfig::default());
+    *bench.device.demands.lock().unwrap() = 1 << 9;
+    for (features, shown) in [(0, 0x03), (1 << 9, 0x0b)] {
+        for status in [0, 1, 3] {
+            bench.write8(STATUS, status);
+        }
+        for (half, value) in [(0, features), (1, 1)] {
+            bench.write32(8, half);
+            bench.write32(12, value);
+        }
+        bench.write8(STATUS, 0x0b);
+        assert_eq!(bench.status(), shown, "features {features:#x}");
+    }
+    assert_eq!(*bench.device.negotiated.lock().unwrap(), [1 << 32 | 1 << 9]);
+}
+
+#[test]
 fn queues_start_with_driver_ok_and_as_configured() {
     let bench = Bench::negotiated(FunctionConfig::default(), ALL & !(1 << 29));
     assert_eq!(*bench.device.negotiated.lock().unwrap(), [ALL & !(1 << 29)]);
