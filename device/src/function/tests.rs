@@ -27,8 +27,7 @@ const USED_STATE: u64 = 0x42;
 const CONFIG: u64 = 0x2000;
 const DOORBELLS: u64 = 0x3000;
 
-const ALL: u64 =
-    1 << 44 | 1 << 43 | 1 << 40 | 1 << 38 | 1 << 35 | 1 << 32 | 1 << 29 | 1 << 28 | 1 << 9;
+const ALL: u64 = 1 << 44 | 1 << 43 | 1 << 40 | 1 << 38 | 1 << 32 | 1 << 29 | 1 << 28 | 1 << 9;
 
 /// A device type with nothing in it.
 #[derive(Debug, Default)]
