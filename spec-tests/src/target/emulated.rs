@@ -155,11 +155,10 @@ impl Target for Emulated {
             return Err(Stop::NotApplicable(Absent::Variant(want)));
         }
         let mut config = FunctionConfig {
-            features: FunctionConfig::default().features | Features::RING_PACKED,
             dma_pasid: DMA_PASID,
             ..FunctionConfig::default()
         };
-        config.features |= Features::IN_ORDER;
+        config.features |= Features::RING_PACKED | Features::IN_ORDER;
         let mut without = 0;
         match want {
             Variant::Plain
