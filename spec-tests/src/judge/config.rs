@@ -27,7 +27,8 @@ pub(super) struct Config {
     /// The generation has moved since it was last read, and the driver is to see that.
     torn: bool,
     tore: bool,
-    changed: bool,
+    /// The capacity changed when so many requests had been answered, and was not read since.
+    changed: Option<u64>,
 }
 
 impl Config {
@@ -97,8 +98,7 @@ pub(super) fn read(inner: &mut Inner, offset: u64, data: &mut [u8]) {
     if offset >= 8 || !inner.model.has_capacity() {
         return;
     }
-    if config.changed {
-        config.changed = false;
+    if config.changed.take().is_some() {
         inner
             .book
             .kept(&CAPACITY, "it read capacity after the notification");
@@ -134,7 +134,7 @@ pub(super) fn write(inner: &mut Inner, offset: u64, data: &[u8]) {
 pub(super) fn change(inner: &mut Inner) {
     inner.model.grow();
     inner.config.generation = inner.config.generation.wrapping_add(1);
-    inner.config.changed = inner.model.has_capacity();
+    inner.config.changed = inner.model.has_capacity().then_some(inner.answered);
     inner.isr |= 2;
     let vector = inner.common.config_vector();
     inner.raise(vector);
@@ -167,6 +167,19 @@ pub(super) fn found(inner: &mut Inner, kept: bool) {
                 "the configuration has {} bytes, and the driver {how} DRIVER_OK",
                 pci::NOTIFY - pci::DEVICE
             )
+        });
+    }
+}
+
+/// The driver resets the device, or goes.
+pub(super) fn left(inner: &mut Inner) {
+    let answered = inner.answered;
+    if let Some(when) = inner.config.changed.take()
+        && answered > when
+    {
+        inner.book.check(&CAPACITY, false, || {
+            let more = answered - when;
+            format!("{more} requests came after the notification, and no look at capacity")
         });
     }
 }

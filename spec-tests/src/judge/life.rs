@@ -318,8 +318,6 @@ fn failed(inner: &mut Inner) {
     if refused {
         inner.book.kept(&SAYS_FAILED, "it set FAILED");
         inner.book.kept(&GIVES_UP, "it set FAILED");
-    } else if !inner.life.drove && inner.life.status & status::NEEDS_RESET == 0 {
-        gave_up(inner, "it set FAILED before it set DRIVER_OK");
     }
     notify::gave_up(inner);
 }
@@ -519,7 +517,19 @@ pub(super) fn needs_reset(inner: &mut Inner) {
     inner.raise(vector);
 }
 
+/// FEATURES_OK did not stay, and the driver leaves it at that or says so.
+fn left(inner: &mut Inner) {
+    if inner.life.refused && !inner.life.is(status::FAILED) {
+        inner.book.broke(
+            &SAYS_FAILED,
+            "FEATURES_OK did not stay, and it did not set FAILED",
+        );
+    }
+    config::left(inner);
+}
+
 fn reset(inner: &mut Inner) {
+    left(inner);
     if let Run::Suspending(_) = inner.life.run {
         inner.book.broke(
             &SUSPEND_READ,
@@ -602,6 +612,7 @@ fn never_ready(inner: &mut Inner) {
 
 /// The client has gone, and its memory goes next.
 pub(super) fn gone(inner: &mut Inner) {
+    left(inner);
     if inner.life.suspended() {
         queue::exposed_while_suspended(inner);
     }

@@ -53,6 +53,7 @@ mod notify;
 mod pci;
 mod plan;
 mod queue;
+mod report;
 mod tracker;
 mod zoned;
 
@@ -60,6 +61,7 @@ pub use bus::JudgedBus;
 pub use function::Judge;
 pub use ledger::{Account, Ledger, Rule};
 pub use plan::{Kind, Odd, Plan, RESERVED};
+pub use report::{explain, list, report};
 
 /// Every rule.
 pub fn rules() -> impl Iterator<Item = &'static Rule> {

@@ -260,7 +260,7 @@ pub fn read(inner: &mut Inner, offset: u16, data: &mut [u8]) {
     if data.len() <= 8 {
         pci.looked |= offset < 4 || offset >= usize::from(pci::CAPABILITIES);
         let (vendor, end) = (pci.vendor + 4, offset + data.len());
-        if offset < vendor + 2 && vendor < end {
+        if offset <= vendor && vendor + 2 <= end {
             pci.vendor_read = true;
             inner.book.kept(&VENDOR_FIRST, "vendor_id was read");
         } else if offset < vendor + 12 && vendor + 4 < end && !pci.vendor_read {

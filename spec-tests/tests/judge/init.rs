@@ -353,6 +353,7 @@ pub const MUTANTS: &[Mutant] = &[
         |d| {
             d.up(WANTED);
             d.disk(0, 0, &[], 512);
+            d.disk(0, 0, &[], 512);
         },
     ),
 ];

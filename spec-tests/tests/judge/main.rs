@@ -31,6 +31,7 @@ pub const WANTED: u64 = !RESERVED & !feature::BLK_ZONED;
 const SHARE: usize = 10;
 
 /// A driver that breaks a sentence.
+#[derive(Debug)]
 pub struct Mutant {
     /// What it does, in a few words.
     pub name: &'static str,

@@ -31,6 +31,7 @@ pub struct Places {
 }
 
 /// The driver.
+#[derive(Debug)]
 pub struct Raw {
     pub bus: Arc<JudgedBus>,
     pub at: Places,
@@ -78,16 +79,18 @@ impl Raw {
         assert!((0x1000..0x1080).contains(&id));
         let mut cap = self.config(0x34, 1) as u16;
         while cap != 0 {
-            let (kind, bar) = (self.config(cap + 3, 1), self.config(cap + 4, 1));
-            let offset = self.config(cap + 8, 4);
-            if self.config(cap, 1) == 9 {
+            let kind = self.config(cap + 3, 1);
+            if self.config(cap, 1) == 9 && kind == 9 {
+                at.vendor = cap;
+            } else if self.config(cap, 1) == 9 {
+                let bar = self.config(cap + 4, 1);
+                let offset = self.config(cap + 8, 4);
                 match kind {
                     1 if bar == 0 && at.cap == 0 => (at.common, at.cap) = (offset, cap),
                     2 => (at.notify, at.multiplier) = (offset, self.config(cap + 16, 4)),
                     3 => at.isr = offset,
                     4 => at.device = offset,
                     5 => at.window = cap,
-                    9 => at.vendor = cap,
                     10 => at.tracker = offset,
                     _ => {}
                 }

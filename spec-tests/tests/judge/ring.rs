@@ -14,6 +14,7 @@ const USED: u16 = 1 << 15;
 
 /// A ring. Its three parts lie in one window: descriptors at 0, the driver's area at 0x2000, the
 /// device's at 0x3000, tables at 0x4000 and after.
+#[derive(Debug)]
 pub struct Ring {
     pub memory: DmaMemory,
     pub size: u16,
