@@ -213,6 +213,11 @@ impl Reporting {
         }
     }
 
+    /// Whether the report goes to a file.
+    pub fn has_output(&self) -> bool {
+        self.output.is_some()
+    }
+
     /// The older report, if one is named.
     ///
     /// # Errors

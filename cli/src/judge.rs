@@ -5,8 +5,10 @@ use crate::exit::{Unreachable, Usage};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use device::serve::vfio_user::{Served, VfioUserServer};
+use serde_json::json;
 use spec_tests::clause::Registry;
 use spec_tests::judge::{Judge, Ledger, Plan, explain, list, report};
+use spec_tests::report::Outcome;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -90,7 +92,18 @@ pub fn judge(args: &JudgeArgs) -> anyhow::Result<()> {
     };
     let report = report(&registry, &options, &plans, &name, &book)
         .ok_or_else(|| Usage(format!("no rule fits {:?}: see --list", args.globs)))?;
-    args.reporting.write(&report, old.as_ref())
+    let written = args.reporting.write(&report, old.as_ref());
+    if args.reporting.has_output() {
+        let totals = report.totals();
+        let count = |outcome| totals.get(&outcome).copied().unwrap_or(0);
+        let exercised = report.entries.len() - count(Outcome::NotExercised);
+        let waived = count(Outcome::Waived);
+        println!(
+            "{}",
+            json!({"exercised": exercised, "waived": waived, "failed": report.failures()})
+        );
+    }
+    written
 }
 
 fn names() -> Vec<&'static str> {

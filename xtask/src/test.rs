@@ -5,6 +5,7 @@ mod cargo;
 mod guest_boot;
 mod guest_disk;
 mod house;
+mod judge;
 mod killed;
 mod live;
 mod mediate;
@@ -103,6 +104,11 @@ const PARTS: &[Part] = &[
         name: "guest",
         about: "stock Linux on our disk: plain, IOMMU, administration and packed queues",
         run: guest_disk::run,
+    },
+    Part {
+        name: "judge",
+        about: "Linux drives a device that judges it",
+        run: judge::run,
     },
     Part {
         name: "boot",

@@ -332,6 +332,8 @@ fn drive(judge: &Arc<Judge>) -> Result<(), Box<dyn std::error::Error>> {
         queue.read(sector, &[(data.iova() + 512, 512)], 2)?;
         run(&mut queue)?;
     }
+    // It was told that the configuration has changed.
+    blk::read_config(&transport)?;
     queue.flush(3)?;
     queue.get_id(4)?;
     queue.discard(0, 8, 5)?;

@@ -258,6 +258,17 @@ impl Inner {
         if self.plan.reorder && !in_order && data {
             held.reverse();
         }
+        // All of them before the first is used: that is written over packed descriptors.
+        for chain in &held {
+            let left = chain.changed(&self.memory);
+            self.book.check(&LEAVES, left.is_none(), || match left {
+                Some(at) => format!("what is at {at:#x} has changed while its buffer was exposed"),
+                None => "nothing has changed while a buffer was exposed".to_owned(),
+            });
+            if self.life.has(feature::RING_PACKED) {
+                packed::compared(&mut self.book, left);
+            }
+        }
         let mut notifies = false;
         for chain in held {
             if !self.life.live() {
@@ -267,11 +278,6 @@ impl Inner {
                 }
                 continue;
             }
-            let left = chain.changed(&self.memory);
-            self.book.check(&LEAVES, left.is_none(), || match left {
-                Some(at) => format!("what is at {at:#x} has changed while its buffer was exposed"),
-                None => "nothing has changed while a buffer was exposed".to_owned(),
-            });
             if !chain.reachable(&self.memory) {
                 self.book.broke(
                     &TAKES_AWAY,

@@ -2,7 +2,7 @@
 
 use super::super::chain::{Chain, Element};
 use super::super::function::{Inner, Once};
-use super::super::ledger::rules;
+use super::super::ledger::{Ledger, rules};
 use super::super::memory::Memory;
 use super::View;
 use crate::clause;
@@ -238,13 +238,6 @@ impl Packed {
 
     /// Uses a list by writing one descriptor. True if the driver is to be interrupted.
     pub(super) fn push(&mut self, view: &mut View<'_>, chain: &Chain, written: u32) -> bool {
-        let left = chain.changed(view.memory);
-        for rule in [&LEAVES, &LEAVES_AVAILABLE] {
-            view.book.check(rule, left.is_none(), || match left {
-                Some(at) => format!("what is at {at:#x} has changed before it was used"),
-                None => "nothing had changed".to_owned(),
-            });
-        }
         let place = self.place(self.used);
         view.memory.write(place + 8, &written.to_le_bytes());
         view.memory.write(place + 12, &chain.id.to_le_bytes());
@@ -296,6 +289,16 @@ fn table(view: &mut View<'_>, found: &Desc, chain: &mut Chain) {
             addr: inner.addr,
             len: inner.len,
             write: inner.flags & ring::WRITE != 0,
+        });
+    }
+}
+
+/// What has become of an exposed list, just before lists are used.
+pub(super) fn compared(book: &mut Ledger, left: Option<u64>) {
+    for rule in [&LEAVES, &LEAVES_AVAILABLE] {
+        book.check(rule, left.is_none(), || match left {
+            Some(at) => format!("what is at {at:#x} has changed before it was used"),
+            None => "nothing had changed".to_owned(),
         });
     }
 }
