@@ -54,7 +54,8 @@ pub struct Pci {
     caps: Vec<Cap>,
     window: usize,
     vendor: usize,
-    vendor_read: bool,
+    /// Bytes of vendor_id that were read.
+    vendor_read: [bool; 2],
     sr_iov: bool,
     /// The driver read the ids, or a capability: it is looking.
     pub looked: bool,
@@ -74,7 +75,7 @@ impl Pci {
             caps: Vec::new(),
             window: 0,
             vendor: 0,
-            vendor_read: false,
+            vendor_read: [false; 2],
             sr_iov: plan.sr_iov,
             looked: false,
         };
@@ -260,10 +261,17 @@ pub fn read(inner: &mut Inner, offset: u16, data: &mut [u8]) {
     if data.len() <= 8 {
         pci.looked |= offset < 4 || offset >= usize::from(pci::CAPABILITIES);
         let (vendor, end) = (pci.vendor + 4, offset + data.len());
-        if offset <= vendor && vendor + 2 <= end {
-            pci.vendor_read = true;
+        let mut read = pci.vendor_read;
+        for (at, byte) in (vendor..).zip(&mut read) {
+            *byte |= (offset..end).contains(&at);
+        }
+        let whole = [true; 2];
+        if read == whole && pci.vendor_read != whole {
+            pci.vendor_read = whole;
             inner.book.kept(&VENDOR_FIRST, "vendor_id was read");
-        } else if offset < vendor + 12 && vendor + 4 < end && !pci.vendor_read {
+        }
+        pci.vendor_read = read;
+        if offset < vendor + 12 && vendor + 4 < end && read != whole {
             inner
                 .book
                 .broke(&VENDOR_FIRST, "vendor data were read before vendor_id was");
@@ -293,7 +301,7 @@ pub fn write(inner: &mut Inner, offset: u16, data: &[u8]) {
         );
     }
     let vendor = inner.pci.vendor;
-    if offset < vendor + 16 && vendor + 8 < end && !inner.pci.vendor_read {
+    if offset < vendor + 16 && vendor + 8 < end && inner.pci.vendor_read != [true; 2] {
         inner.book.broke(
             &VENDOR_FIRST,
             "vendor data were written before vendor_id was read",
