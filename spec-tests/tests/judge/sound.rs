@@ -155,6 +155,7 @@ fn zones(d: &mut Raw) {
         assert_eq!(d.disk(kind, 4096, &[], 0), 0);
     }
     assert_eq!(d.disk(26, 0, &[], 0), 0);
+    d.capacity();
 }
 
 fn disk(d: &mut Raw, fails: bool) {
