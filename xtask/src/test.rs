@@ -6,6 +6,7 @@ mod conform;
 mod guest_boot;
 mod guest_disk;
 mod house;
+mod judge;
 mod killed;
 mod live;
 mod mediate;
@@ -115,6 +116,11 @@ const PARTS: &[Part] = &[
         name: "guest",
         about: "stock Linux on our disk: plain, IOMMU, administration and packed queues",
         run: guest_disk::run,
+    },
+    Part {
+        name: "judge",
+        about: "Linux drives a device that judges it",
+        run: judge::run,
     },
     Part {
         name: "boot",
