@@ -2,6 +2,7 @@
 
 mod backend;
 mod cargo;
+mod faults;
 mod guest_boot;
 mod guest_disk;
 mod house;
@@ -88,6 +89,11 @@ const PARTS: &[Part] = &[
         name: "migrate",
         about: "the main job passes, and fails untracked",
         run: migrate::run,
+    },
+    Part {
+        name: "faults",
+        about: "one thing goes wrong in each of many moves and pairs; nothing lost or doubled",
+        run: faults::run,
     },
     Part {
         name: "stream",
