@@ -3,6 +3,7 @@
 mod backend;
 mod cargo;
 mod conform;
+mod faults;
 mod guest_boot;
 mod guest_disk;
 mod house;
@@ -101,6 +102,11 @@ const PARTS: &[Part] = &[
         name: "conform",
         about: "ours keep every clause; each implementation fares as the matrix says",
         run: conform::run,
+    },
+    Part {
+        name: "faults",
+        about: "one thing goes wrong in each of many moves and pairs; nothing lost or doubled",
+        run: faults::run,
     },
     Part {
         name: "stream",
