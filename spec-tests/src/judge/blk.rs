@@ -7,6 +7,7 @@ use super::plan::{Kind, Plan};
 use super::zoned::{self, Zones};
 use crate::clause;
 use crate::constants::feature;
+use rustix::fs::MemfdFlags;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -84,7 +85,8 @@ impl Disk {
         let file = match &plan.disk {
             Some(path) => OpenOptions::new().read(true).write(true).open(path)?,
             None => {
-                let file = tempfile::tempfile()?;
+                let memory = rustix::fs::memfd_create("tidemark-judge", MemfdFlags::CLOEXEC)?;
+                let file = File::from(memory);
                 file.set_len(SIZE)?;
                 file
             }
