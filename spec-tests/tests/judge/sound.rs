@@ -164,7 +164,7 @@ fn disk(d: &mut Raw, fails: bool) {
         return;
     }
     for sector in 0..4 {
-        let wrote = vec![sector as u8 + 1; SECTOR];
+        let wrote = vec![sector.to_le_bytes()[0] + 1; SECTOR];
         assert_eq!(d.disk(1, sector, &wrote, 0), 0);
     }
     if fails {
