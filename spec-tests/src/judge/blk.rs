@@ -136,10 +136,11 @@ impl Disk {
         put(20, &512_u32.to_le_bytes());
         put(32, &[self.writeback]);
         put(34, &1_u16.to_le_bytes());
-        let segments = (MAX_SEGMENTS as u32).to_le_bytes();
+        let segments = MAX_SEGMENTS.to_le_bytes();
+        let segments = &segments[..4];
         for at in [36, 48, 60] {
             put(at, &2048_u32.to_le_bytes());
-            put(at + 4, &segments);
+            put(at + 4, segments);
         }
         put(44, &8_u32.to_le_bytes());
         put(68, &8_u32.to_le_bytes());

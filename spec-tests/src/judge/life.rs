@@ -372,7 +372,7 @@ pub(super) fn read_features(inner: &mut Inner, word: u32) -> u32 {
         return 0;
     }
     inner.life.read |= 1 << word;
-    (inner.life.offered >> (32 * word)) as u32
+    u32::try_from(inner.life.offered >> (32 * word) & 0xffff_ffff).unwrap_or(0)
 }
 
 fn features_ok(inner: &mut Inner) {

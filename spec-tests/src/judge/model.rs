@@ -122,6 +122,8 @@ fn random(book: &mut Ledger, memory: &Memory, chain: &Chain) -> u32 {
     let len = usize::try_from(chain.writable().div_ceil(2))
         .unwrap_or(0)
         .min(4096);
-    let bytes: Vec<u8> = (0..len).map(|at| (at * 151 % 251) as u8).collect();
+    let bytes: Vec<u8> = (0..len)
+        .map(|at| (at * 151 % 251).to_le_bytes()[0])
+        .collect();
     u32::try_from(chain.write(memory, 0, &bytes)).unwrap_or(0)
 }

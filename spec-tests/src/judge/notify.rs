@@ -90,6 +90,7 @@ pub(super) fn went_on(inner: &mut Inner) {
     for (once, rule) in [
         (&mut provoked.spurious, &SPURIOUS),
         (&mut provoked.combined, &BOTH),
+        (&mut provoked.one_for_all, &queue::packed::ONE_FOR_ALL),
     ] {
         if *once == Once::Waiting {
             *once = Once::Done;

@@ -129,10 +129,10 @@ impl Pci {
         };
         let virtio = |kind: u8, bar: u8, offset: u64, len: u64, more: &[u8]| {
             let mut body = vec![pci::ID_VENDOR, 0, 0, kind, bar, 0, 0, 0];
-            body.extend((offset as u32).to_le_bytes());
-            body.extend((len as u32).to_le_bytes());
+            body.extend(&offset.to_le_bytes()[..4]);
+            body.extend(&len.to_le_bytes()[..4]);
             body.extend(more);
-            body[2] = body.len() as u8;
+            body[2] = body.len().to_le_bytes()[0];
             body
         };
         let mut all = Vec::new();
@@ -150,8 +150,8 @@ impl Pci {
             length(COMMON_LEN),
             more,
         ));
-        let multiplier = (MULTIPLIER as u32).to_le_bytes();
-        all.push(virtio(cfg_type::NOTIFY, 0, NOTIFY, PART, &multiplier));
+        let multiplier = &MULTIPLIER.to_le_bytes()[..4];
+        all.push(virtio(cfg_type::NOTIFY, 0, NOTIFY, PART, multiplier));
         all.push(virtio(cfg_type::ISR, 0, ISR, length(1), &[]));
         all.push(virtio(cfg_type::DEVICE, 0, DEVICE, length(96), &[]));
         if odd.second_common {
@@ -188,8 +188,8 @@ impl Pci {
         match at {
             4 | 5 | 0x3c => 0xff,
             // The sizes of the BARs show in the bits that stay 0.
-            0x11 => !((BAR0 >> 8) as u8).wrapping_sub(1),
-            0x15 => !((BAR1 >> 8) as u8).wrapping_sub(1),
+            0x11 => !BAR0.to_le_bytes()[1].wrapping_sub(1),
+            0x15 => !BAR1.to_le_bytes()[1].wrapping_sub(1),
             0x12 | 0x13 | 0x16 | 0x17 => 0xff,
             _ if self.sr_iov && (SR_IOV_AT + 8..SR_IOV_AT + 10).contains(&at) => 0x1f,
             _ if self.sr_iov && (SR_IOV_AT + 16..SR_IOV_AT + 18).contains(&at) => 0xff,
@@ -330,7 +330,7 @@ pub fn write(inner: &mut Inner, offset: u16, data: &[u8]) {
     if let Some(window) = inner.pci.window(offset, data.len())
         && inner.pci.judge_window(&mut inner.book, window)
     {
-        let value = (inner.pci.number(inner.pci.window + 16) as u32).to_le_bytes();
+        let value = inner.pci.number(inner.pci.window + 16).to_le_bytes();
         let (bar, at, len) = window;
         inner.bar_write(bar, at, &value[..len]);
     }

@@ -24,6 +24,7 @@ rules! {
 /// Sectors of a zone and of the disk, all sequential.
 const ZONE: u64 = 2048;
 const ZONES: u64 = 8;
+const COUNT: usize = 8;
 const GRANULARITY: u64 = 4096;
 const MAX_APPEND: u64 = 64;
 
@@ -43,7 +44,7 @@ const INVALID: u8 = 3;
 /// The write pointers, in sectors from the start of each zone.
 #[derive(Debug)]
 pub(super) struct Zones {
-    pointers: [u64; ZONES as usize],
+    pointers: [u64; COUNT],
 }
 
 pub(super) fn negotiated(accepted: u64, book: &mut Ledger) {
@@ -80,7 +81,7 @@ pub(super) fn config(bytes: &mut [u8]) {
 impl Zones {
     pub(super) fn new() -> Self {
         Self {
-            pointers: [0; ZONES as usize],
+            pointers: [0; COUNT],
         }
     }
 
@@ -149,7 +150,7 @@ impl Zones {
         match kind {
             RESET => *pointer = 0,
             FINISH => *pointer = ZONE,
-            RESET_ALL => self.pointers = [0; ZONES as usize],
+            RESET_ALL => self.pointers = [0; COUNT],
             APPEND_KIND => {
                 let at = sector + *pointer;
                 *pointer += out / 512;

@@ -1,6 +1,6 @@
 //! Drivers that stumble over how a function presents itself.
 
-use crate::raw::Raw;
+use crate::raw::{Raw, low16};
 use crate::{Mutant, WANTED, mutant, named, quiet, watch};
 use spec_tests::clause;
 use spec_tests::constants::{feature, status};
@@ -63,7 +63,7 @@ pub const MUTANTS: &[Mutant] = &[
         &[clause!(caps "R1")],
         odd!(reserved_type),
         |d| {
-            let first = d.config(0x34, 1) as u16;
+            let first = low16(d.config(0x34, 1));
             let place = d.config(first + 8, 4);
             d.bar(place, 4);
             d.up(WANTED);
@@ -92,7 +92,7 @@ pub const MUTANTS: &[Mutant] = &[
         &[clause!(caps "R4")],
         odd!(reserved_bar),
         |d| {
-            let first = d.config(0x34, 1) as u16;
+            let first = low16(d.config(0x34, 1));
             let likes = d.config(first + 4, 1) < 6;
             if_it_likes(d, likes);
         },

@@ -77,7 +77,7 @@ impl Raw {
         assert_eq!(self.config(0, 2), 0x1af4);
         let id = self.config(2, 2);
         assert!((0x1000..0x1080).contains(&id));
-        let mut cap = self.config(0x34, 1) as u16;
+        let mut cap = low16(self.config(0x34, 1));
         while cap != 0 {
             let kind = self.config(cap + 3, 1);
             if self.config(cap, 1) == 9 && kind == 9 {
@@ -95,7 +95,7 @@ impl Raw {
                     _ => {}
                 }
             }
-            cap = self.config(cap + 1, 1) as u16;
+            cap = low16(self.config(cap + 1, 1));
         }
         at
     }
@@ -121,7 +121,7 @@ impl Raw {
     }
 
     pub fn status(&self) -> u8 {
-        self.get(20, 1) as u8
+        self.get(20, 1).to_le_bytes()[0]
     }
 
     pub fn set_status(&self, value: u8) {
@@ -194,11 +194,11 @@ impl Raw {
     /// A ring for the selected queue, and everything but queue_enable.
     pub fn prepare(&mut self, queue: u16) -> Ring {
         self.select(queue);
-        let size = self.get(24, 2) as u16;
+        let size = low16(self.get(24, 2));
         self.set(24, 2, u64::from(size));
         let ring = Ring::new(&*self.bus, size, self.features);
         self.addresses(ring.addresses());
-        let vector = queue.min(self.irqs.len() as u16 - 1);
+        let vector = queue.min(low16(self.irqs.len() as u64) - 1);
         self.set(26, 2, u64::from(vector));
         assert_eq!(self.get(26, 2), u64::from(vector));
         ring
@@ -212,9 +212,9 @@ impl Raw {
     }
 
     pub fn queues(&mut self) {
-        let mut count = self.get(18, 2) as u16;
+        let mut count = low16(self.get(18, 2));
         if self.features & feature::ADMIN_VQ != 0 {
-            count += self.get(62, 2) as u16;
+            count += low16(self.get(62, 2));
         }
         for queue in 0..count {
             self.queue(queue);
@@ -330,10 +330,10 @@ impl Raw {
         header.extend(sector.to_le_bytes());
         let mut pieces = vec![(self.bytes(&header), 16, false)];
         if !out.is_empty() {
-            pieces.push((self.bytes(out), out.len() as u32, false));
+            pieces.push((self.bytes(out), low32(out.len()), false));
         }
         if room > 0 {
-            pieces.push((self.bytes(&vec![0; room]), room as u32, true));
+            pieces.push((self.bytes(&vec![0; room]), low32(room), true));
         }
         pieces.push((self.bytes(&[0xff]), 1, true));
         pieces
@@ -358,9 +358,9 @@ impl Raw {
         header.resize(header.len().next_multiple_of(8), 0);
         let out = self.bytes(&header);
         let room = self.bytes(&[0; 64]);
-        let used = self.send(1, &[(out, header.len() as u32, false), (room, 64, true)]);
-        let answer = self.look(room, used as usize);
-        (number(&answer[..2]) as u16, answer[8..].to_vec())
+        let used = self.send(1, &[(out, low32(header.len()), false), (room, 64, true)]);
+        let answer = self.look(room, usize::try_from(used).unwrap());
+        (low16(number(&answer[..2])), answer[8..].to_vec())
     }
 
     /// LIST_QUERY and LIST_USE of all that is reported.
@@ -398,4 +398,12 @@ impl Raw {
 pub fn number(bytes: &[u8]) -> u64 {
     let fold = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
     bytes.iter().take(8).rev().fold(0, fold)
+}
+
+pub fn low16(value: u64) -> u16 {
+    u16::try_from(value).unwrap()
+}
+
+pub fn low32(value: usize) -> u32 {
+    u32::try_from(value).unwrap()
 }

@@ -1,5 +1,6 @@
 //! Rings of either layout, from the driver's side.
 
+use crate::raw::{low16, low32};
 use driver::bus::Bus;
 use driver::memory::DmaMemory;
 use spec_tests::constants::feature;
@@ -106,7 +107,7 @@ impl Ring {
         for (index, piece) in (0..).zip(pieces) {
             let last = index + 1 == pieces.len() as u64;
             let flags = if last || self.packed { 0 } else { NEXT };
-            let next = if last { 0 } else { index as u16 + 1 };
+            let next = if last { 0 } else { low16(index) + 1 };
             if self.packed {
                 let place = at + 16 * index;
                 let flags = if piece.2 { WRITE } else { 0 };
@@ -129,7 +130,7 @@ impl Ring {
         let head = self.next;
         if self.tables && pieces.len() > 1 {
             let table = self.table(head, pieces);
-            let len = 16 * pieces.len() as u32;
+            let len = 16 * low32(pieces.len());
             self.desc(16 * u64::from(head), (table, len, false), INDIRECT, 0);
             self.next = (head + 1) % self.size;
             return head;
@@ -171,7 +172,7 @@ impl Ring {
         let (head, wrap) = (self.next, self.wrap);
         if self.tables && pieces.len() > 1 {
             let table = self.table(head, pieces);
-            let len = 16 * pieces.len() as u32;
+            let len = 16 * low32(pieces.len());
             let flags = self.available_flags(wrap) | INDIRECT;
             self.step();
             self.held.insert(head, 1);
@@ -188,7 +189,7 @@ impl Ring {
             }
             self.step();
         }
-        self.held.insert(head, pieces.len() as u16);
+        self.held.insert(head, low16(pieces.len() as u64));
         self.packed_desc(head, pieces[0], head, first);
     }
 
