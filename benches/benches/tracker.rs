@@ -70,6 +70,9 @@ impl Tracked {
     }
 
     /// The bursts of `list`, as they stand when their data has landed.
+    ///
+    /// A device's burst is in its caches by then, and so has room to spare. Thousands of them at
+    /// once are to be no larger than what they say, which a copy is.
     fn bursts<'a>(guard: &'a DmaGuard, list: &[(u64, u64)], burst: usize) -> Vec<Written<'a>> {
         list.chunks(burst)
             .map(|chunk| {
@@ -77,7 +80,7 @@ impl Tracked {
                 chunk
                     .iter()
                     .for_each(|&(iova, len)| written.record(iova, len));
-                written
+                written.clone()
             })
             .collect()
     }

@@ -22,6 +22,10 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Receives a guest from `tidemark migrate` and runs it on.
     Receive(ReceiveArgs),
+    /// Protects an emulated guest by periodic checkpoints on another side, which runs it when this
+    /// one is lost.
+    #[command(subcommand)]
+    Checkpoint(crate::checkpoint::CheckpointCommand),
     /// Looks into a saved guest, or any Xen migration stream of version 2.
     #[command(subcommand)]
     Stream(StreamCommand),

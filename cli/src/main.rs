@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod checkpoint;
 mod conform;
 mod device;
 mod disk;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     match cli.command {
+        Command::Checkpoint(command) => exit::report(checkpoint::run(&command)),
         Command::Conform(args) => exit::report(conform::conform(&args)),
         Command::Device(args) => device::run(args),
         Command::Journal(args) => exit::report(journal::run(&args)),

@@ -42,6 +42,8 @@ pub fn run(args: &ReceiveArgs) -> anyhow::Result<()> {
         evidence: args.evidence.clone(),
         side: "destination".to_owned(),
         limits: Limits::default(),
+        hold: None,
+        disk_fault: None,
     };
     let mut arrival = Arrival::new(hosting, args.memory_max);
     let received = receive(stream.as_mut(), &mut arrival)

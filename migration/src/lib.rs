@@ -5,8 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 mod error;
+pub mod faults;
 mod guest;
+pub mod lock;
+pub mod names;
 pub mod observe;
 pub mod policy;
 pub mod precopy;

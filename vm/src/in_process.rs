@@ -73,6 +73,8 @@ pub fn migrate_in_process_beside(
         evidence: Some(folder.to_owned()),
         side: side.to_owned(),
         limits: Limits::default(),
+        hold: None,
+        disk_fault: None,
     };
     let mut guest = EmulatedGuest::boot(&plan.shape, &hosting("source"))?;
     guest.run_for(plan.before, Duration::from_secs(20))?;

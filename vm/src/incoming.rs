@@ -84,33 +84,40 @@ impl Arrival {
     }
 }
 
+/// A machine for the guest that `description`, which is from outside, describes.
+pub(crate) fn make_room(
+    description: &[u8],
+    memory_max: u64,
+    hosting: &Hosting,
+) -> Result<Machine, VmError> {
+    let description: Description = decode("the guest's shape", description)?;
+    let shape = &description.shape;
+    if shape.memory > memory_max {
+        return Err(VmError::shape(
+            "memory",
+            format!("at most {} bytes here", memory_max),
+            shape.memory,
+        ));
+    }
+    let machine = Machine::build(shape, hosting)?;
+    // Now, while the guest still runs at its source and nothing has been copied.
+    match (&machine.owner, description.parts()?) {
+        (Some(owner), Some(parts)) => owner.can_take(&parts)?,
+        (_, None) if !shape.means.parts => {}
+        _ => {
+            return Err(VmError::BadState {
+                what: "a device".to_owned(),
+                why: "expected its parts exactly if it moves in parts".to_owned(),
+            });
+        }
+    }
+    Ok(machine)
+}
+
 impl Incoming for Arrival {
     fn prepare(&mut self, description: &[u8]) -> Result<(), GuestError> {
-        let build = || -> Result<Machine, VmError> {
-            let description: Description = decode("the guest's shape", description)?;
-            let shape = &description.shape;
-            if shape.memory > self.memory_max {
-                return Err(VmError::shape(
-                    "memory",
-                    format!("at most {} bytes here", self.memory_max),
-                    shape.memory,
-                ));
-            }
-            let machine = Machine::build(shape, &self.hosting)?;
-            // Now, while the guest still runs at its source and nothing has been copied.
-            match (&machine.owner, description.parts()?) {
-                (Some(owner), Some(parts)) => owner.can_take(&parts)?,
-                (_, None) if !shape.means.parts => {}
-                _ => {
-                    return Err(VmError::BadState {
-                        what: "a device".to_owned(),
-                        why: "expected its parts exactly if it moves in parts".to_owned(),
-                    });
-                }
-            }
-            Ok(machine)
-        };
-        self.machine = Some(build().map_err(|error| GuestError::new("making room", error))?);
+        let machine = make_room(description, self.memory_max, &self.hosting);
+        self.machine = Some(machine.map_err(|error| GuestError::new("making room", error))?);
         Ok(())
     }
 

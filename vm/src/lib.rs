@@ -2,12 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod cpu_log;
 mod emulated_bus;
 mod error;
 pub mod evidence;
 pub mod exercise;
+mod faulty;
 pub mod guest;
+pub mod held;
 mod hypervisor;
 mod in_process;
 mod incoming;
@@ -17,9 +20,11 @@ pub mod mediate;
 mod mover;
 mod target;
 
+pub use backup::Backup;
 pub use cpu_log::{CpuLog, CpuLogSource};
 pub use emulated_bus::EmulatedBus;
 pub use error::VmError;
+pub use faulty::{DiskError, DiskFault};
 pub use hypervisor::{Limits, Means};
 pub use in_process::{InProcess, migrate_in_process, migrate_in_process_beside};
 pub use incoming::{After, Arrival};

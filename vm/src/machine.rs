@@ -3,9 +3,11 @@
 use crate::cpu_log::CpuLog;
 use crate::emulated_bus::{EmulatedBus, memory_file};
 use crate::error::VmError;
+use crate::faulty::{DiskFault, FaultyDisk};
 use crate::guest::{Layout, Shape, ring_format};
+use crate::held::HeldDisk;
 use crate::hypervisor::{Limits, Owner};
-use device::blk::{BlkDevice, BlkOptions};
+use device::blk::{BlkDevice, BlkOptions, Disk};
 use device::function::{AdminConfig, FunctionConfig, PciFunction};
 use device::rng::RngDevice;
 use device::tracker::Marking;
@@ -61,6 +63,10 @@ pub struct Hosting {
     pub side: String,
     /// What its devices lack.
     pub limits: Limits,
+    /// Its disks can hold writes, about so many bytes each while the guest runs.
+    pub hold: Option<u64>,
+    /// One write to the first of those fails.
+    pub disk_fault: Option<DiskFault>,
 }
 
 /// Memory and devices, before anything runs.
@@ -71,6 +77,8 @@ pub(crate) struct Machine {
     pub(crate) memory: DmaMemory,
     pub(crate) cpu_log: Arc<CpuLog>,
     pub(crate) buses: Vec<Arc<EmulatedBus>>,
+    /// The disk of each device, if they can hold writes.
+    pub(crate) held: Vec<HeldDisk>,
     /// Their owner, if they have one.
     pub(crate) owner: Option<Owner>,
     file: Arc<File>,
@@ -124,6 +132,7 @@ impl Machine {
             .map_err(VmError::system("map guest memory"))?
             .with_log(Arc::clone(&cpu_log) as Arc<dyn driver::memory::WriteLog>);
         let mut buses = Vec::new();
+        let mut held = Vec::new();
         for disk in &hosting.disks {
             let size = std::fs::metadata(disk)
                 .map_err(VmError::file("open the disk", disk))?
@@ -144,8 +153,22 @@ impl Machine {
                 queue_size: limits.queue_size_max.map_or(size, |max| max.min(size)),
                 ..BlkOptions::default()
             };
-            let device = BlkDevice::open_path(disk, options)
-                .map_err(|error| VmError::Device(error.to_string()))?;
+            let device = match hosting.hold {
+                None => BlkDevice::open_path(disk, options),
+                Some(limit) => {
+                    let file = File::options().read(true).write(true).open(disk);
+                    let file = file.map_err(VmError::file("open the disk", disk))?;
+                    let first = held.is_empty();
+                    let disk: Box<dyn Disk> = match hosting.disk_fault.filter(|_| first) {
+                        Some(fault) => Box::new(FaultyDisk::new(file, fault)),
+                        None => Box::new(file),
+                    };
+                    let disk = HeldDisk::new(disk, limit);
+                    held.push(disk.clone());
+                    BlkDevice::with_disk(Box::new(disk), options)
+                }
+            };
+            let device = device.map_err(|error| VmError::Device(error.to_string()))?;
             let config = FunctionConfig {
                 features: (FunctionConfig::default().features | ring_format(shape.packed))
                     - limits.features_off,
@@ -165,6 +188,7 @@ impl Machine {
             memory,
             cpu_log,
             buses,
+            held,
             owner,
             file: Arc::new(file),
         })

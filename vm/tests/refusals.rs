@@ -154,6 +154,8 @@ fn hosting(folder: &Path, side: &str, blocks: u64) -> Hosting {
         evidence: Some(folder.to_owned()),
         side: side.to_owned(),
         limits: Limits::default(),
+        hold: None,
+        disk_fault: None,
     }
 }
 

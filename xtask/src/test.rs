@@ -9,6 +9,7 @@ mod killed;
 mod live;
 mod mediate;
 mod migrate;
+mod names;
 mod pci_config;
 mod runner;
 mod served;
@@ -83,6 +84,11 @@ const PARTS: &[Part] = &[
         name: "unit",
         about: "all tests of all crates",
         run: cargo::unit,
+    },
+    Part {
+        name: "names",
+        about: "batches of names end as stock git ends them",
+        run: names::run,
     },
     Part {
         name: "migrate",

@@ -1,5 +1,4 @@
-//! The real-guest test bed: two QEMUs, two Debian kernels and the programs a guest needs, in one
-//! folder.
+//! The test bed: two QEMUs, two Debian kernels, the programs a guest needs, and a git, in one folder.
 //!
 //! Nothing is installed on the host, nothing is mounted and no chroot is entered. Packages are
 //! resolved and downloaded by apt with folders of its own (see `apt`), unpacked by dpkg-deb, and
@@ -8,6 +7,7 @@
 
 mod apt;
 mod foreign;
+mod git;
 mod kernel;
 mod packages;
 mod selfcheck;
@@ -107,6 +107,10 @@ pub struct TestBed {
     pub kernel_trixie: Kernel,
     /// e2fsprogs, kmod and busybox, with their libraries, of Debian 12.
     pub tools: Foreign,
+    /// Git of Debian's stable release, with both formats of references.
+    pub git: Foreign,
+    /// The version of git.
+    pub git_version: String,
     /// Xen's verifier of migration streams.
     pub xen: Xen,
     /// The version of busybox, which is linked statically.
@@ -137,6 +141,11 @@ impl TestBed {
     /// The busybox of the guest; static, so it runs on the host as well.
     pub fn busybox(&self) -> PathBuf {
         self.tools.root.join("bin/busybox")
+    }
+
+    /// Runs git.
+    pub fn git(&self) -> Result<Command> {
+        self.git.command(git::GIT)
     }
 
     /// An empty folder for what one guest run leaves behind; it stays for a look after a failure.
@@ -205,6 +214,8 @@ pub fn ensure(workspace: &Workspace) -> Result<TestBed> {
         })?,
         kernel_bookworm: kernel("kernel-bookworm", &bookworm, "6.1.")?,
         kernel_trixie: kernel("kernel-trixie", &trixie, "6.12.")?,
+        git_version: step::ensure(&dir, &git::GitStep { apt: &trixie })?.get("git")?,
+        git: Foreign::new(dir.join("git")),
         xen: Xen {
             version: step::ensure(&dir, &packages::XenStep { apt: &bookworm })?.get("xen")?,
             files: Foreign::new(dir.join("xen")),

@@ -8,6 +8,7 @@ use super::DmaError;
 use super::space::Space;
 use crate::tracker::{Bitmap, MarkAt, Written};
 use crossbeam_utils::sync::ShardedLockReadGuard;
+use std::cell::Cell;
 use std::iter::FusedIterator;
 use vm_memory::bitmap::{BS, Bitmap as _};
 use vm_memory::guest_memory::{Error as GuestMemoryError, GuestMemorySliceIterator};
@@ -17,11 +18,17 @@ use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, Volatil
 #[derive(Debug)]
 pub struct DmaGuard<'a> {
     space: ShardedLockReadGuard<'a, Space>,
+    /// Pages that its bursts wrote. Counted together when the door shuts: one more locked operation
+    /// a burst would cost as much as eight marks, and more where threads share the counter.
+    pages: Cell<u64>,
 }
 
 impl<'a> DmaGuard<'a> {
     pub(super) fn new(space: ShardedLockReadGuard<'a, Space>) -> Self {
-        Self { space }
+        Self {
+            space,
+            pages: Cell::new(0),
+        }
     }
 
     /// Copies guest memory out, once.
@@ -59,7 +66,7 @@ impl<'a> DmaGuard<'a> {
     /// Starts a burst of bulk writes.
     pub fn burst(&self) -> Burst<'_> {
         Burst {
-            space: &self.space,
+            guard: self,
             written: self.written(),
         }
     }
@@ -74,6 +81,15 @@ impl<'a> DmaGuard<'a> {
     #[inline]
     pub fn mark(&self, written: &Written<'_>) {
         written.mark();
+        self.pages.set(self.pages.get() + written.pages());
+    }
+}
+
+impl Drop for DmaGuard<'_> {
+    fn drop(&mut self) {
+        if self.pages.get() != 0 {
+            self.space.data_bitmap().count(self.pages.get());
+        }
     }
 }
 
@@ -81,7 +97,7 @@ impl<'a> DmaGuard<'a> {
 /// when dropped.
 #[derive(Debug)]
 pub struct Burst<'a> {
-    space: &'a Space,
+    guard: &'a DmaGuard<'a>,
     written: Written<'a>,
 }
 
@@ -126,10 +142,11 @@ impl Burst<'_> {
         mut each: impl FnMut(&VolatileSlice<'_>),
     ) -> Result<(), DmaError> {
         let access = Permissions::Write;
-        if !self.space.check(iova, len, access) {
+        let space = &self.guard.space;
+        if !space.check(iova, len, access) {
             return Err(DmaError::Fault { iova, len, access });
         }
-        for slice in self.space.slices(iova, len, access) {
+        for slice in space.slices(iova, len, access) {
             each(&slice?.1);
         }
         self.written
@@ -143,7 +160,7 @@ impl Burst<'_> {
 
 impl Drop for Burst<'_> {
     fn drop(&mut self) {
-        self.written.mark();
+        self.guard.mark(&self.written);
     }
 }
 

@@ -47,6 +47,13 @@ pub struct Written<'a> {
     bitmap: &'a Bitmap,
     words: Vec<(&'a AtomicU64, u64)>,
     pages: u64,
+    /// What few bursts have, kept apart so that all others stay small.
+    rest: Option<Box<Rest>>,
+}
+
+/// What words and masks do not say of a burst.
+#[derive(Clone, Debug, Default)]
+struct Rest {
     /// First and last page of what does not lie in whole words of one stretch.
     cold: Vec<(u64, u64)>,
     /// Address and bytes, if there is a recorder.
@@ -62,16 +69,20 @@ impl<'a> Written<'a> {
             bitmap,
             words: Vec::with_capacity(room),
             pages: 0,
-            cold: Vec::new(),
-            recorded: Vec::new(),
+            rest: None,
         }
+    }
+
+    #[cold]
+    fn rest(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
     }
 
     /// Notes a write of `len` bytes at `iova`.
     #[inline]
     pub fn record(&mut self, iova: u64, len: u64) {
         if !self.bitmap.recorders.is_empty() {
-            self.recorded.push((iova, len));
+            self.rest().recorded.push((iova, len));
         }
         let Some(more) = len.checked_sub(1).filter(|_| self.bitmap.is_active()) else {
             return;
@@ -90,22 +101,29 @@ impl<'a> Written<'a> {
                 self.words
                     .extend(marks.map(|(word, n)| (word, mask(range(n).0, range(n).1))));
             }
-            None => self.cold.push((first, last)),
+            None => self.rest().cold.push((first, last)),
         }
+    }
+
+    /// Pages to be marked, those of several writes more than once.
+    #[inline]
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages
     }
 
     /// Sets the marks.
     #[inline]
     pub(crate) fn mark(&self) {
-        if !self.recorded.is_empty() {
+        if let Some(rest) = self.rest.as_deref()
+            && !rest.recorded.is_empty()
+        {
             for recorder in &self.bitmap.recorders {
-                recorder.mark(&self.recorded);
+                recorder.mark(&rest.recorded);
             }
         }
-        if self.words.is_empty() && self.cold.is_empty() {
+        if self.pages == 0 {
             return;
         }
-        self.bitmap.pages.fetch_add(self.pages, Ordering::Relaxed);
         let fenced = Fenced::after_data::<AtomicU64>();
         // Words that are marked already are nearly all there are: eight of them cost one branch.
         let (groups, rest) = self.words.as_chunks::<8>();
@@ -122,7 +140,7 @@ impl<'a> Written<'a> {
         for &(word, mask) in rest {
             protocol::mark_fenced(fenced, word, mask);
         }
-        for &(first, last) in &self.cold {
+        for &(first, last) in self.rest.iter().flat_map(|rest| &rest.cold) {
             self.bitmap.mark_pages(first, last, Some(fenced));
         }
     }
@@ -171,6 +189,11 @@ impl Bitmap {
         bitmap.windows.insert(0..log.bytes(), window);
         bitmap.refresh_hot();
         bitmap
+    }
+
+    /// Counts `pages` that bursts wrote.
+    pub(crate) fn count(&self, pages: u64) {
+        self.pages.fetch_add(pages, Ordering::Relaxed);
     }
 
     /// Goes on counting where `before` stands.

@@ -27,11 +27,14 @@ pub enum SectionKind {
     /// 3: a device as its device parts, in their own format: queue state and, where the device
     /// has one, the tracker's configuration are among them.
     Parts,
+    /// 4: writes to a disk that are held until a checkpoint is whole: for each u64 offset, u64
+    /// length, in bytes, and the data.
+    Writes,
 }
 
 impl SectionKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Cpu, Self::Registers, Self::Parts];
+    pub const ALL: [Self; 4] = [Self::Cpu, Self::Registers, Self::Parts, Self::Writes];
 
     /// Its number in a stream.
     pub fn value(self) -> u32 {
@@ -39,6 +42,7 @@ impl SectionKind {
             Self::Cpu => 1,
             Self::Registers => 2,
             Self::Parts => 3,
+            Self::Writes => 4,
         }
     }
 
@@ -48,6 +52,7 @@ impl SectionKind {
             Self::Cpu => "cpu",
             Self::Registers => "registers",
             Self::Parts => "device parts",
+            Self::Writes => "held writes",
         }
     }
 }

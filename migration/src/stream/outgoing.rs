@@ -73,7 +73,7 @@ impl<W: Write + AsFd> Outgoing<W> {
         self.writer.libxl(&libxl::Record::End)
     }
 
-    fn begin_image(&mut self) -> io::Result<()> {
+    pub(super) fn begin_image(&mut self) -> io::Result<()> {
         if self.image == Image::Ahead {
             self.writer.libxl(&libxl::Record::LibxcContext)?;
             self.writer.image(libxc::Header::OURS)?;

@@ -88,6 +88,10 @@ impl<R: Read> Reader<R> {
         &self.from
     }
 
+    pub(super) fn into_inner(self) -> R {
+        self.from
+    }
+
     pub(super) fn get_mut(&mut self) -> &mut R {
         &mut self.from
     }

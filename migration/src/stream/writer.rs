@@ -48,6 +48,11 @@ impl<W: Write> Writer<W> {
         &mut self.to
     }
 
+    /// Where it wrote to.
+    pub fn into_inner(self) -> W {
+        self.to
+    }
+
     /// Bytes of the stream so far.
     pub fn written(&self) -> u64 {
         self.written
@@ -133,7 +138,7 @@ impl<W: Write> Writer<W> {
         self.put(&record)
     }
 
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.to.write_all(bytes)?;
         self.written += widen(bytes.len());
         Ok(())

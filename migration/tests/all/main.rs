@@ -5,6 +5,7 @@ mod common;
 mod cut;
 mod damage;
 mod fixtures;
+mod pair;
 mod precopy;
 mod reader;
 mod records;

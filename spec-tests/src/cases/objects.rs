@@ -70,6 +70,12 @@ pub(super) const CASES: &[Case] = &[
         written_last,
     ),
     special(
+        "objects_are_what_was_written_last_by_the_table",
+        &[ANSWERED],
+        Variant::TableOpcodes,
+        written_last,
+    ),
+    special(
         "objects_are_destroyed_by_a_reset",
         &[DESTROYED],
         Variant::Owner,

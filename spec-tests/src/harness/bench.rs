@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 pub const LIMIT: Duration = Duration::from_secs(10);
 /// How long a device is watched for something that it must not do.
 pub const QUIET: Duration = Duration::from_millis(25);
-/// How long a wait polls without sleeping, and how long it sleeps between polls after that.
+/// How long a wait polls without sleeping, and how long it sleeps between polls after that: a part
+/// of what it has waited already, and at most so long.
 const SPIN: Duration = Duration::from_micros(300);
-const NAP: Duration = Duration::from_micros(200);
+const NAP_OF: u32 = 4;
+const NAP: Duration = Duration::from_millis(4);
 /// Bytes of a case's memory.
 const MEMORY: u64 = 2 << 20;
 /// Entries of the queues that cases make, unless the device takes fewer.
@@ -533,14 +535,15 @@ impl Bench {
             if done()? {
                 return Ok(true);
             }
-            if start.elapsed() >= limit {
+            let waited = start.elapsed();
+            if waited >= limit {
                 return Ok(false);
             }
             // What answers does so at once; what does not is not to be waited for at full speed.
-            if start.elapsed() < SPIN {
+            if waited < SPIN {
                 std::thread::yield_now();
             } else {
-                std::thread::sleep(NAP);
+                std::thread::sleep((waited / NAP_OF).min(NAP).min(limit - waited));
             }
         }
     }

@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod caps;
 mod live;
+mod members;
 mod memory;
 pub mod objects;
 mod outcome;

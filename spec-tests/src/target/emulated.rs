@@ -17,15 +17,22 @@ use rustix::fs::MemfdFlags;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 use vm::EmulatedBus;
 use vm_memory::Permissions;
 
 /// First address of a case's memory: low, so that a bitmap from page 0 on stays small, and not 0.
 const FIRST_IOVA: u64 = 1 << 20;
-/// Bytes of the disk.
-const DISK: usize = 1 << 20;
+/// Bytes of the disk: few, for every case has one of its own.
+const DISK: usize = 256 << 10;
+/// What a disk holds: every byte differs from what buffers are filled with and from zero.
+static CONTENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let bytes: Vec<u8> = (0..=255_u8)
+        .filter(|byte| !matches!(byte, 0 | 0x5a))
+        .collect();
+    bytes.iter().copied().cycle().take(DISK).collect()
+});
 /// How long a slow device takes to suspend.
 const DELAY: Duration = Duration::from_millis(60);
 /// What the raising device raises `gra_power` to.
@@ -125,6 +132,10 @@ impl Target for Emulated {
             Variant::Admin | Variant::Owner | Variant::SlowMembers => {
                 config.admin.queues = ADMIN_QUEUES;
             }
+            Variant::TableOpcodes => {
+                config.admin.queues = ADMIN_QUEUES;
+                config.admin.table_opcodes = true;
+            }
             Variant::FewRecords => {
                 config.admin.queues = ADMIN_QUEUES;
                 config.admin.max_records = RECORDS;
@@ -141,7 +152,7 @@ impl Target for Emulated {
         let mut owned = Vec::new();
         if matches!(
             want,
-            Variant::Owner | Variant::SlowMembers | Variant::FewRecords
+            Variant::Owner | Variant::TableOpcodes | Variant::SlowMembers | Variant::FewRecords
         ) {
             let mut config = FunctionConfig::default();
             (self.seams.member)(&mut config);
@@ -305,18 +316,14 @@ struct Changing {
 
 impl Changing {
     fn new() -> io::Result<Arc<Self>> {
-        let mut file = tempfile::NamedTempFile::new()?;
-        // Every byte differs from what buffers are filled with and from zero.
-        let content: Vec<u8> = (0..=255_u8)
-            .filter(|byte| !matches!(byte, 0 | 0x5a))
-            .collect();
-        let content: Vec<u8> = content.iter().copied().cycle().take(DISK).collect();
-        file.write_all(&content)?;
+        let memory = rustix::fs::memfd_create("tidemark-disk", MemfdFlags::CLOEXEC);
+        let mut file = File::from(memory?);
+        file.write_all(&CONTENT)?;
         let options = BlkOptions {
             queues: 2,
             ..BlkOptions::default()
         };
-        let disk = BlkDevice::open_path(file.path(), options).map_err(io::Error::other)?;
+        let disk = BlkDevice::open(file, options).map_err(io::Error::other)?;
         Ok(Arc::new(Self {
             disk,
             more: AtomicU64::new(0),

@@ -47,6 +47,9 @@ pub enum Variant {
     SlowMembers,
     /// As [`Variant::Owner`], and it holds 16 records of written pages only.
     FewRecords,
+    /// As [`Variant::Owner`], with the opcodes of RESOURCE_OBJ_MODIFY and QUERY as they stand in the
+    /// standard's table, where it comes with those of the prose.
+    TableOpcodes,
 }
 
 /// The PASID of the DMA of a [`Variant::PasidEnabled`] function.

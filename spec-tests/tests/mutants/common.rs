@@ -174,6 +174,14 @@ pub const MUTANTS: &[Mutant] = &[
                     data.copy_from_slice(&6_u32.to_le_bytes());
                 }
             },
+            // It hears them where they are said to be.
+            write: |at, access, value| match at.doorbell(access, value) {
+                Some((distance, own)) if value != 0 && distance == 6 * value => {
+                    at.pass(own, &value.to_le_bytes()[..2])?;
+                    Ok(false)
+                }
+                _ => Ok(true),
+            },
             ..SOUND
         },
     },

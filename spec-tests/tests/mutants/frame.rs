@@ -186,6 +186,24 @@ impl Function {
         self.within(access, cfg_type::NOTIFY)
     }
 
+    /// How far from the first doorbell an access is, and where queue `queue`'s is. None without
+    /// doorbells, or before them.
+    pub fn doorbell(&self, access: Access, queue: u64) -> Option<(u64, Access)> {
+        let cap = self.caps.first(cfg_type::NOTIFY)?;
+        let Region { bar, offset, .. } = cap.region;
+        let distance = access.offset.checked_sub(offset);
+        let own = Access {
+            bar,
+            offset: offset + queue * u64::from(cap.extra),
+        };
+        Some((distance.filter(|_| access.bar == bar)?, own))
+    }
+
+    /// Writes to a BAR of the sound function.
+    pub fn pass(&self, to: Access, data: &[u8]) -> Result<(), BusError> {
+        self.bus.bar_write(to.bar, to.offset, data)
+    }
+
     /// Reads a register of the sound function; 0 if there is none.
     pub fn get(&self, field: Field) -> Result<u64, BusError> {
         let Some(region) = self.region(field.place) else {

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Mutants are tried side by side: most of their time goes into waiting for what does not come.
-const THREADS: usize = 6;
+const THREADS: usize = 12;
 
 fn all() -> impl Iterator<Item = &'static Mutant> {
     [

@@ -57,7 +57,7 @@ fn ends(at: &Function, command: &Command<'_>) {
 }
 
 fn forget(at: &Function) {
-    at.remember("kept", note(at, "objects"));
+    at.remember("kept", note(at, "kept") | note(at, "objects"));
     for name in ["objects", "count", "held", "destroyed"] {
         at.remember(name, 0);
     }

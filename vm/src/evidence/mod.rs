@@ -4,10 +4,13 @@
 //! tracker.
 
 mod disk;
+mod marks;
 mod memory;
 mod requests;
 
 pub use disk::{DiskVerdict, format_disk, is_ours, judge_disk};
+pub(crate) use marks::Marks;
+pub use marks::{Mark, read_marks};
 pub use memory::{MemoryVerdict, compare_memory, dump_memory};
 pub use requests::{LastWrites, RequestVerdict, judge_requests};
 

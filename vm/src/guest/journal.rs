@@ -3,7 +3,7 @@
 
 use crate::error::VmError;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -108,6 +108,17 @@ impl Journal {
         };
         let written = self.file.write_all(wire.as_bytes());
         written.map_err(VmError::file("write the journal", &self.path))
+    }
+
+    /// Forgets every line: what it told of has been undone.
+    ///
+    /// # Errors
+    /// [`VmError::File`].
+    pub fn restart(&mut self) -> Result<(), VmError> {
+        self.flush()?;
+        let file = self.file.get_mut();
+        let emptied = file.set_len(0).and_then(|()| file.rewind());
+        emptied.map_err(VmError::file("restart the journal", &self.path))
     }
 
     /// Hands everything to the system.

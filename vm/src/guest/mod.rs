@@ -8,6 +8,7 @@ pub mod journal;
 mod layout;
 mod life;
 mod moving;
+mod protect;
 mod saved;
 mod vcpu;
 mod workload;
@@ -20,6 +21,7 @@ pub(crate) use saved::{Description, SavedDevice, SavedVcpu, decode, encode};
 use crate::cpu_log::CpuLogSource;
 use crate::emulated_bus::EmulatedBus;
 use crate::error::VmError;
+use crate::evidence::Marks;
 use crate::hypervisor::{Means, Owner};
 use crate::machine::{Hosting, Machine, Remapper};
 use block::Stamp;
@@ -131,6 +133,8 @@ pub struct EmulatedGuest {
     gate: Arc<Gate>,
     sources: Vec<NamedSource>,
     suspended: bool,
+    /// Of each moment that it can be brought back to, if it is checkpointed and leaves evidence.
+    marks: Option<Marks>,
 }
 
 /// What a guest has done so far, on this host.
@@ -238,8 +242,13 @@ impl EmulatedGuest {
                 source: Box::new(tracker),
             });
         }
+        let marks = match &hosting.evidence {
+            Some(folder) if hosting.hold.is_some() => Some(Marks::create(folder, &hosting.side)?),
+            _ => None,
+        };
         Ok(Self {
             machine,
+            marks,
             devices,
             cpus: Cpus::Stopped(cpus),
             gate: Arc::default(),

@@ -6,6 +6,7 @@ use super::{
     transport, vector_of,
 };
 use crate::error::VmError;
+use crate::held::HeldDisk;
 use crate::hypervisor::Owner;
 use crate::machine::{Hosting, Machine};
 use driver::bus::Bus;
@@ -47,7 +48,8 @@ impl EmulatedGuest {
         let in_flight = loop {
             self.stop(Order::Pause)?;
             let in_flight = self.in_flight()?;
-            if in_flight > 0 || retries == RETRIES {
+            // A checkpoint is worth the same with nothing in flight, and may not take long.
+            if in_flight > 0 || retries == RETRIES || !self.machine.held.is_empty() {
                 break in_flight;
             }
             retries += 1;
@@ -55,6 +57,7 @@ impl EmulatedGuest {
         };
         // Set first: whatever fails from here on is undone by a resume.
         self.suspended = true;
+        self.disks().for_each(HeldDisk::boundary);
         match self.mover() {
             Some(owner) => {
                 for (number, _) in self.devices.iter().enumerate() {
@@ -77,6 +80,7 @@ impl EmulatedGuest {
     }
 
     fn try_resume(&mut self) -> Result<(), VmError> {
+        self.disks().for_each(HeldDisk::go_on);
         if std::mem::take(&mut self.suspended) {
             for (number, device) in self.devices.iter().enumerate() {
                 match self.mover() {
@@ -115,6 +119,11 @@ impl EmulatedGuest {
                     Context::of(SectionKind::Registers, state)
                 }
             };
+            let written = self.disks().nth(records.len() - 1).and_then(HeldDisk::seal);
+            let context = match written {
+                Some(written) => context.with(SectionKind::Writes, written),
+                None => context,
+            };
             let name = format!("{BLOCK_NAME}{}", id - 1);
             records.push(DeviceRecord {
                 id,
@@ -132,78 +141,7 @@ impl EmulatedGuest {
         records: &[DeviceRecord],
         hosting: &Hosting,
     ) -> Result<Self, VmError> {
-        let layout = Arc::clone(&machine.layout);
-        let state_of = |id: u32, kind: SectionKind, what: &str| {
-            let bad = |why: String| VmError::BadState {
-                what: what.to_owned(),
-                why,
-            };
-            let mut found = records.iter().filter(|record| record.id == id);
-            let (Some(record), None) = (found.next(), found.next()) else {
-                return Err(bad(format!("expected exactly one record {id}")));
-            };
-            let section = record.context.section(kind);
-            section.ok_or_else(|| bad(format!("expected {} in record {id}", kind.name())))
-        };
-        if records.len() != machine.buses.len() + 1 {
-            return Err(VmError::BadState {
-                what: "the guest".to_owned(),
-                why: format!(
-                    "expected {} records, got {}",
-                    machine.buses.len() + 1,
-                    records.len()
-                ),
-            });
-        }
-        let saved: Vec<SavedVcpu> = decode("the CPU", state_of(0, SectionKind::Cpu, "the CPU")?)?;
-        if saved.len() != layout.places.len() {
-            return Err(VmError::BadState {
-                what: "the CPU".to_owned(),
-                why: format!(
-                    "expected {} of them, got {}",
-                    layout.places.len(),
-                    saved.len()
-                ),
-            });
-        }
-        let mut devices = Vec::new();
-        for (id, (index, bus)) in (1..).zip((0..).zip(&machine.buses)) {
-            let saved = |kind| state_of(id, kind, "a device");
-            let transport = transport(Arc::clone(bus) as Arc<dyn Bus>)?;
-            match machine.owner.as_ref().filter(|_| layout.shape.means.parts) {
-                Some(owner) => {
-                    let number = devices.len();
-                    let parts = Parts::parse(saved(SectionKind::Parts)?);
-                    let parts = parts.map_err(VmError::driver("reading a device"))?;
-                    owner.stop(number)?;
-                    owner.set(number, &parts)?;
-                    // Its driver is the guest's, which goes on as if nothing had happened.
-                    transport
-                        .adopt()
-                        .map_err(VmError::driver("taking over a device"))?;
-                }
-                None => {
-                    let saved = saved(SectionKind::Registers)?;
-                    let saved: SavedDevice = decode("a device", saved)?;
-                    state::restore(&transport, &(&saved).into())
-                        .map_err(VmError::driver("restoring a device"))?;
-                }
-            }
-            devices.push(Device::new(&machine, index, transport)?);
-        }
-        let mut cpus = Vec::new();
-        for (place, saved) in layout.places.iter().zip(&saved) {
-            let device = device_of(&devices, place)?;
-            device.transport.bus().interrupt(vector_of(place))?;
-            let features = device.transport.features();
-            cpus.push(Vcpu::restore(
-                &layout,
-                *place,
-                &machine.memory,
-                features,
-                saved,
-            )?);
-        }
+        let (devices, cpus) = rebuild(&machine, &[], records)?;
         Self::assemble(machine, devices, cpus, hosting)
     }
 
@@ -219,6 +157,107 @@ impl EmulatedGuest {
         }
         self.run()
     }
+
+    /// Its disks, if they can hold writes.
+    pub(crate) fn disks(&self) -> impl Iterator<Item = &HeldDisk> {
+        self.machine.held.iter()
+    }
+
+    /// Whether its CPUs run.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.cpus, Cpus::Running(_))
+    }
+}
+
+/// Devices and CPUs from their states, over the machine's memory, which is of the same moment.
+/// Devices are restored up to, not including, DRIVER_OK, through what is known of them already, if
+/// anything is. The states come from outside.
+pub(super) fn rebuild(
+    machine: &Machine,
+    known: &[Device],
+    records: &[DeviceRecord],
+) -> Result<(Vec<Device>, Vec<Vcpu>), VmError> {
+    let layout = Arc::clone(&machine.layout);
+    let state_of = |id: u32, kind: SectionKind, what: &str| {
+        let bad = |why: String| VmError::BadState {
+            what: what.to_owned(),
+            why,
+        };
+        let mut found = records.iter().filter(|record| record.id == id);
+        let (Some(record), None) = (found.next(), found.next()) else {
+            return Err(bad(format!("expected exactly one record {id}")));
+        };
+        let section = record.context.section(kind);
+        section.ok_or_else(|| bad(format!("expected {} in record {id}", kind.name())))
+    };
+    if records.len() != machine.buses.len() + 1 {
+        return Err(VmError::BadState {
+            what: "the guest".to_owned(),
+            why: format!(
+                "expected {} records, got {}",
+                machine.buses.len() + 1,
+                records.len()
+            ),
+        });
+    }
+    let saved: Vec<SavedVcpu> = decode("the CPU", state_of(0, SectionKind::Cpu, "the CPU")?)?;
+    if saved.len() != layout.places.len() {
+        return Err(VmError::BadState {
+            what: "the CPU".to_owned(),
+            why: format!(
+                "expected {} of them, got {}",
+                layout.places.len(),
+                saved.len()
+            ),
+        });
+    }
+    let mut devices = Vec::new();
+    for (id, (index, bus)) in (1..).zip((0..).zip(&machine.buses)) {
+        let saved = |kind| state_of(id, kind, "a device");
+        let transport = match known.get(devices.len()) {
+            Some(Device { transport, .. }) => {
+                // What a suspended device offers says nothing.
+                let reset = transport.reset(SUSPEND_TIMEOUT);
+                reset.map_err(VmError::driver("resetting a device"))?;
+                Arc::clone(transport)
+            }
+            None => transport(Arc::clone(bus) as Arc<dyn Bus>)?,
+        };
+        match machine.owner.as_ref().filter(|_| layout.shape.means.parts) {
+            Some(owner) => {
+                let number = devices.len();
+                let parts = Parts::parse(saved(SectionKind::Parts)?);
+                let parts = parts.map_err(VmError::driver("reading a device"))?;
+                owner.stop(number)?;
+                owner.set(number, &parts)?;
+                // Its driver is the guest's, which goes on as if nothing had happened.
+                transport
+                    .adopt()
+                    .map_err(VmError::driver("taking over a device"))?;
+            }
+            None => {
+                let saved = saved(SectionKind::Registers)?;
+                let saved: SavedDevice = decode("a device", saved)?;
+                state::restore(&transport, &(&saved).into())
+                    .map_err(VmError::driver("restoring a device"))?;
+            }
+        }
+        devices.push(Device::new(machine, index, transport)?);
+    }
+    let mut cpus = Vec::new();
+    for (place, saved) in layout.places.iter().zip(&saved) {
+        let device = device_of(&devices, place)?;
+        device.transport.bus().interrupt(vector_of(place))?;
+        let features = device.transport.features();
+        cpus.push(Vcpu::restore(
+            &layout,
+            *place,
+            &machine.memory,
+            features,
+            saved,
+        )?);
+    }
+    Ok((devices, cpus))
 }
 
 impl Guest for EmulatedGuest {
@@ -253,6 +292,10 @@ impl Guest for EmulatedGuest {
         if !matches!(self.cpus, Cpus::Stopped(_)) || !self.suspended {
             return Err(GuestError("saving the guest: it is not paused".to_owned()));
         }
-        self.try_save().map_err(failed("saving the guest"))
+        let saved = self.try_save().and_then(|saved| {
+            self.leave_mark()?;
+            Ok(saved)
+        });
+        saved.map_err(failed("saving the guest"))
     }
 }

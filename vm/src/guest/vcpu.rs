@@ -209,6 +209,10 @@ impl Vcpu {
         self.journal = journal;
     }
 
+    pub(crate) fn take_journal(&mut self) -> Option<Journal> {
+        self.journal.take()
+    }
+
     pub(crate) fn place(&self) -> &Place {
         &self.place
     }

@@ -231,7 +231,8 @@ pub fn xen_verifier(foreign: &Foreign) -> PathBuf {
     foreign.root.join(XEN_VERIFIER)
 }
 
-fn install(apt: &Apt<'_>, packages: &[&str], dir: &Path) -> Result<()> {
+/// Unpacks packages and what they depend on.
+pub(super) fn install(apt: &Apt<'_>, packages: &[&str], dir: &Path) -> Result<()> {
     for package in apt.download_with_dependencies(packages)? {
         unpack(&package, dir)?;
     }
@@ -240,7 +241,7 @@ fn install(apt: &Apt<'_>, packages: &[&str], dir: &Path) -> Result<()> {
 
 /// The first word of a program's version text that is a version: `QEMU emulator version 11.1.3 …`,
 /// `BusyBox v1.35.0 …`, `kmod version 30`.
-fn version(text: &str) -> Option<&str> {
+pub(super) fn version(text: &str) -> Option<&str> {
     let words = text
         .split_whitespace()
         .map(|word| word.strip_prefix('v').unwrap_or(word));

@@ -1,0 +1,366 @@
+//! `tidemark checkpoint primary` and `tidemark checkpoint secondary`.
+
+use crate::args::Target;
+use crate::exit::{Failed, Unreachable, Usage};
+use crate::receive::LISTENING;
+use crate::size;
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use migration::checkpoint::{EpochReport, FailoverError, Line, Primary, Secondary, Switch};
+use serde_json::json;
+use std::io::{BufRead, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use vm::guest::{EmulatedGuest, Pattern, Shape};
+use vm::{Backup, DiskFault, Hosting, Limits, MarkingMode, Means, evidence};
+
+const BLOCK: u64 = 4096;
+
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// Runs an emulated guest and sends periodic checkpoints of it; its disk's writes are held until
+    /// the secondary has each.
+    ///
+    /// Takes lines from its input: `checkpoint`, `failover`, `status`.
+    Primary(PrimaryArgs),
+    /// Keeps the last whole checkpoint of a guest, and runs it when its primary is lost.
+    ///
+    /// Takes lines from its input: `failover`, `status`.
+    Secondary(SecondaryArgs),
+}
+
+/// What the loss of the connection means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnLoss {
+    /// The other side is gone: the guest goes on here. If it is not gone, and does the same, the
+    /// guest runs twice: somebody must see to it that a lost side stays lost.
+    TakeOver,
+    /// Waits for `failover` on the input.
+    Wait,
+}
+
+/// What both sides have in common.
+#[derive(Debug, Args)]
+pub struct PairArgs {
+    /// Disk of the guest. Both sides name the same file, or two that are the same at the start.
+    #[arg(long, value_name = "FILE")]
+    disk: PathBuf,
+    /// Bytes of writes held at most while the guest runs.
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = size::parse)]
+    hold: u64,
+    /// What the loss of the connection means.
+    #[arg(long, value_enum, default_value = "take-over")]
+    on_loss: OnLoss,
+    /// Milliseconds that the other side may take for what is due within a checkpoint.
+    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    patience: u64,
+    /// Milliseconds from one checkpoint to the next, as a primary.
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    period: u64,
+    /// Ends, as a primary, after so many checkpoints; never without.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// Requests that the guest completes alone before it is stopped.
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    requests: u64,
+    /// Where both sides leave, under names of their own, what a judge needs: journals of the requests,
+    /// and what memory was at each checkpoint.
+    #[arg(long, value_name = "FOLDER")]
+    evidence: Option<PathBuf>,
+    /// For tests: one write to the disk fails, `enospc:N` or `eio:N`, counted from 1.
+    #[arg(long, value_name = "FAULT")]
+    disk_fault: Option<DiskFault>,
+    /// Prints one JSON object as the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PrimaryArgs {
+    /// Where the secondary listens.
+    #[arg(long, value_name = "unix:PATH")]
+    to: Target,
+    /// Memory of the guest.
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
+    memory: u64,
+    /// Seed of everything random.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Overwrites the disk even if it holds something else than an earlier run's blocks.
+    #[arg(long)]
+    overwrite: bool,
+    #[command(flatten)]
+    pair: PairArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SecondaryArgs {
+    /// Where to wait for the primary.
+    #[arg(long, value_name = "unix:PATH")]
+    listen: Target,
+    /// Most memory that a guest may have.
+    #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size::parse)]
+    memory_max: u64,
+    /// Formats the disk as the primary's is at its start, for a disk of its own.
+    #[arg(long)]
+    format: bool,
+    /// Runs the guest's copy between checkpoints, and undoes what it did at each.
+    #[arg(long)]
+    run_copy: bool,
+    /// Pairs again after a failover, as the primary of a fresh secondary that listens there.
+    #[arg(long, value_name = "unix:PATH")]
+    then: Option<Target>,
+    #[command(flatten)]
+    pair: PairArgs,
+}
+
+pub fn run(command: &CheckpointCommand) -> anyhow::Result<()> {
+    match command {
+        CheckpointCommand::Primary(args) => primary(args),
+        CheckpointCommand::Secondary(args) => secondary(args),
+    }
+}
+
+fn socket(target: &Target) -> Result<&Path, Usage> {
+    match target {
+        Target::Unix(path) => Ok(path),
+        other => Err(Usage(format!("expected unix:PATH, got {other:?}"))),
+    }
+}
+
+fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
+    let pair = &args.pair;
+    let blocks = blocks_of(&pair.disk)?;
+    if !args.overwrite && !evidence::is_ours(&pair.disk)? {
+        return Err(Usage(format!(
+            "the disk {} holds something; pass --overwrite to lose it",
+            pair.disk.display()
+        ))
+        .into());
+    }
+    let shape = Shape {
+        memory: args.memory,
+        devices: 1,
+        queues: 2,
+        queue_size: 256,
+        depth: 32,
+        blocks,
+        pattern: Pattern::Random,
+        writes_percent: 30,
+        seed: args.seed,
+        marking: MarkingMode::Bits,
+        means: Means::default(),
+        reset_every: 0,
+        packed: false,
+    };
+    vm::guest::Layout::new(&shape)?;
+    evidence::format_disk(&pair.disk, 0, blocks)?;
+    let mut guest = EmulatedGuest::boot(&shape, &hosting(pair, "primary"))?;
+    let epochs = protect(&mut guest, socket(&args.to)?, pair)?;
+    finish(&mut guest, pair, "primary", epochs)
+}
+
+/// Makes checkpoints of the guest until that ends and the guest is alone; how many there were.
+fn protect(
+    guest: &mut EmulatedGuest,
+    to: &Path,
+    pair: &PairArgs,
+) -> anyhow::Result<Vec<EpochReport>> {
+    let stream = UnixStream::connect(to)
+        .map_err(|error| Unreachable(format!("cannot reach unix:{}: {error}", to.display())))?;
+    let (line, switch) = Line::new(stream);
+    guest.ask_for_checkpoints(&switch);
+    let patience = Duration::from_millis(pair.patience);
+    let paired = Primary::pair(guest, line, switch.clone(), patience);
+    let (mut primary, first) = match paired {
+        Ok(paired) => paired,
+        Err((error, alone)) => {
+            end(guest, pair)?;
+            return Err(Failed(format!(
+                "no pair: {error}; the guest was never protected; it completed {} requests alone \
+                 and was stopped {:?}",
+                guest.progress().completed,
+                alone.aftermath
+            ))
+            .into());
+        }
+    };
+    listen_to_input(&switch)?;
+    eprintln!(
+        "paired: {} pages; periodic checkpoints every {} ms",
+        first.pages, pair.period
+    );
+    let mut epochs = vec![first];
+    let ended = primary.run(Duration::from_millis(pair.period), |epoch| {
+        tracing::info!(?epoch);
+        epochs.push(*epoch);
+        if pair.count.is_some_and(|count| epoch.number >= count) {
+            // Asked for by somebody else as well, which serves.
+            let asked = switch.fail_over();
+            tracing::debug!(?asked, "the last checkpoint");
+        }
+    });
+    eprintln!("checkpoints ended: {ended}");
+    decide(&switch, pair.on_loss);
+    let survived = primary.survive().context("going on alone")?;
+    for trouble in &survived.aftermath {
+        eprintln!("tidemark: {trouble}");
+    }
+    if !survived.aftermath.is_empty() {
+        return Err(Failed("the guest did not go on whole".to_owned()).into());
+    }
+    Ok(epochs)
+}
+
+fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
+    let pair = &args.pair;
+    let blocks = blocks_of(&pair.disk)?;
+    if args.format {
+        evidence::format_disk(&pair.disk, 0, blocks)?;
+    }
+    let path = socket(&args.listen)?;
+    let listener = UnixListener::bind(path)
+        .map_err(|error| Usage(format!("cannot listen on unix:{}: {error}", path.display())))?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{LISTENING}unix:{}", path.display())?;
+    out.flush()?;
+    let (stream, _) = listener.accept().context("waiting for a primary")?;
+    std::fs::remove_file(path).context("removing the socket")?;
+    let (line, switch) = Line::new(stream);
+    let mut backup = Backup::new(hosting(pair, "secondary"), args.memory_max, args.run_copy);
+    let patience = Duration::from_millis(pair.patience);
+    let paired = Secondary::pair(&mut backup, line, switch.clone(), patience);
+    let mut secondary = paired.map_err(|error| Failed(format!("no pair: {error}")))?;
+    listen_to_input(&switch)?;
+    let ended = secondary.run(|number, _| tracing::info!(number, "checkpoint"));
+    eprintln!("checkpoints ended: {ended}");
+    decide(&switch, pair.on_loss);
+    let begin = Instant::now();
+    let epochs = secondary.take_over().context("taking over")?;
+    eprintln!(
+        "the guest goes on from checkpoint {epochs}, {:.1} ms after the decision",
+        begin.elapsed().as_secs_f64() * 1e3
+    );
+    let mut guest = backup.into_guest().context("no guest came")?;
+    let reports = match &args.then {
+        Some(target) => protect(&mut guest, socket(target)?, pair)?,
+        None => Vec::new(),
+    };
+    if !reports.is_empty() {
+        return finish(&mut guest, pair, "secondary, then primary", reports);
+    }
+    end(&mut guest, pair)?;
+    if pair.json {
+        let object = json!({
+            "side": "secondary", "checkpoints": epochs,
+            "requests": guest.progress().completed, "drained": true,
+        });
+        println!("{object}");
+    } else {
+        println!(
+            "the guest completed {} requests alone and was stopped",
+            guest.progress().completed
+        );
+    }
+    Ok(())
+}
+
+fn blocks_of(disk: &Path) -> Result<u64, Usage> {
+    let known = std::fs::metadata(disk)
+        .map_err(|error| Usage(format!("cannot open the disk {}: {error}", disk.display())))?;
+    if !known.is_file() {
+        return Err(Usage(format!("the disk {} is not a file", disk.display())));
+    }
+    Ok(known.len() / BLOCK)
+}
+
+fn hosting(pair: &PairArgs, side: &str) -> Hosting {
+    Hosting {
+        disks: vec![pair.disk.clone()],
+        evidence: pair.evidence.clone(),
+        side: side.to_owned(),
+        limits: Limits::default(),
+        hold: Some(pair.hold),
+        disk_fault: pair.disk_fault,
+    }
+}
+
+/// Lets the guest go on alone, and stops it.
+fn end(guest: &mut EmulatedGuest, pair: &PairArgs) -> anyhow::Result<()> {
+    let went_on = guest.run_for(pair.requests, Duration::from_secs(30))?;
+    guest.drain()?;
+    if went_on {
+        return Ok(());
+    }
+    Err(Failed("the guest stands still".to_owned()).into())
+}
+
+fn finish(
+    guest: &mut EmulatedGuest,
+    pair: &PairArgs,
+    side: &str,
+    epochs: Vec<EpochReport>,
+) -> anyhow::Result<()> {
+    end(guest, pair)?;
+    let mut pauses: Vec<u64> = epochs.iter().skip(1).map(|epoch| epoch.pause_ns).collect();
+    pauses.sort_unstable();
+    let at = |percent: usize| {
+        pauses
+            .get(pauses.len().saturating_sub(1) * percent / 100)
+            .copied()
+    };
+    let (p50, p99) = (at(50).unwrap_or(0), at(99).unwrap_or(0));
+    let requests = guest.progress().completed;
+    if pair.json {
+        let object = json!({
+            "side": side, "checkpoints": pauses.len(), "pause_p50_ns": p50, "pause_p99_ns": p99,
+            "requests": requests, "drained": true, "epochs": epochs,
+        });
+        println!("{object}");
+    } else {
+        println!(
+            "{} checkpoints; the guest paused {} µs (median), {} µs (99 %); it completed {requests} \
+             requests here and was stopped",
+            pauses.len(),
+            p50 / 1000,
+            p99 / 1000
+        );
+    }
+    Ok(())
+}
+
+/// Takes the loss of the connection for the loss of the other side, if that is so.
+fn decide(switch: &Switch, on_loss: OnLoss) {
+    if on_loss == OnLoss::Wait {
+        eprintln!("waiting for 'failover' on the input");
+        return;
+    }
+    match switch.fail_over() {
+        Ok(_) | Err(FailoverError::AlreadyActivated(_)) => {}
+        Err(error) => eprintln!("tidemark: {error}"),
+    }
+}
+
+/// Takes orders, line by line, for as long as the program runs.
+fn listen_to_input(switch: &Switch) -> anyhow::Result<()> {
+    let switch = switch.clone();
+    let thread = std::thread::Builder::new().name("orders".to_owned());
+    let spawned = thread.spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            match line.trim() {
+                "checkpoint" => switch.ask(),
+                "failover" => match switch.fail_over() {
+                    Ok(begun) => eprintln!("failover: {begun:?}"),
+                    Err(error) => eprintln!("tidemark: {error}"),
+                },
+                "status" => eprintln!("failover: {}", switch.state()),
+                "" => {}
+                other => {
+                    eprintln!("tidemark: expected checkpoint, failover or status, got '{other}'")
+                }
+            }
+        }
+    });
+    spawned.map(drop).context("starting a thread")
+}

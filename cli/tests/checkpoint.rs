@@ -1,0 +1,171 @@
+//! A pair of processes, of which one is killed.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+fn tidemark(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark"));
+    command.arg("checkpoint").args(arguments).arg("--json");
+    command.env("RUST_LOG", "info").env("NO_COLOR", "1");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Reads lines until one has `what` in it.
+fn until(lines: &mut BufReader<ChildStderr>, what: &str) {
+    let mut line = String::new();
+    while !line.contains(what) {
+        line.clear();
+        assert_ne!(
+            lines.read_line(&mut line).unwrap(),
+            0,
+            "no '{what}' before the end"
+        );
+    }
+}
+
+fn disk(folder: &Path, name: &str) -> String {
+    let path = folder.join(name);
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(8 << 20).unwrap();
+    path.display().to_string()
+}
+
+struct Side {
+    process: Child,
+    errors: BufReader<ChildStderr>,
+}
+
+impl Side {
+    fn spawn(arguments: &[&str]) -> Self {
+        let mut process = tidemark(arguments).spawn().unwrap();
+        let errors = BufReader::new(process.stderr.take().unwrap());
+        Self { process, errors }
+    }
+
+    /// Waits until it listens.
+    fn listening(&mut self) {
+        let mut byte = [0];
+        // One byte at a time: what follows the line is for the end.
+        while byte != *b"\n" {
+            self.process
+                .stdout
+                .as_mut()
+                .unwrap()
+                .read_exact(&mut byte)
+                .unwrap();
+        }
+    }
+
+    fn end(mut self) -> (Output, serde_json::Value) {
+        let mut text = String::new();
+        self.errors.read_to_string(&mut text).unwrap();
+        let output = self.process.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}: {text}", output.status);
+        let out = String::from_utf8(output.stdout.clone()).unwrap();
+        let last = out.lines().last().unwrap_or_default();
+        let json = serde_json::from_str(last).unwrap();
+        (output, json)
+    }
+}
+
+fn pair(folder: &Path, then: &[&str]) -> (Side, Side) {
+    let socket = format!("unix:{}", folder.join("pair").display());
+    let (mine, theirs) = (disk(folder, "primary.img"), disk(folder, "secondary.img"));
+    let mut arguments = vec![
+        "secondary",
+        "--listen",
+        &socket,
+        "--disk",
+        &theirs,
+        "--format",
+    ];
+    arguments.extend(["--requests", "2000"]);
+    arguments.extend(then);
+    let mut secondary = Side::spawn(&arguments);
+    secondary.listening();
+    let primary = Side::spawn(&[
+        "primary",
+        "--to",
+        &socket,
+        "--disk",
+        &mine,
+        "--memory",
+        "32M",
+        "--period",
+        "5",
+        "--requests",
+        "2000",
+    ]);
+    (primary, secondary)
+}
+
+#[test]
+fn the_secondary_goes_on_when_the_primary_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut primary, mut secondary) = pair(folder.path(), &[]);
+    until(&mut secondary.errors, "number=3");
+    primary.process.kill().unwrap();
+    primary.process.wait().unwrap();
+    let (_, json) = secondary.end();
+    assert!(json["checkpoints"].as_u64().unwrap() >= 3, "{json}");
+    assert!(json["requests"].as_u64().unwrap() >= 2000, "{json}");
+}
+
+#[test]
+fn the_primary_goes_on_when_the_secondary_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (primary, mut secondary) = pair(folder.path(), &[]);
+    until(&mut secondary.errors, "number=3");
+    secondary.process.kill().unwrap();
+    secondary.process.wait().unwrap();
+    let (_, json) = primary.end();
+    assert!(json["checkpoints"].as_u64().unwrap() >= 2, "{json}");
+    assert!(json["drained"].as_bool().unwrap(), "{json}");
+}
+
+#[test]
+fn who_took_over_pairs_with_a_fresh_secondary() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let again = format!("unix:{}", path.join("again").display());
+    let then = ["--then", again.as_str(), "--period", "5", "--count", "5"];
+    let (mut primary, mut second) = pair(path, &then);
+    until(&mut second.errors, "number=2");
+    // The same storage as the one that takes over: that one is the only one to have every write.
+    let disk = path.join("secondary.img").display().to_string();
+    let mut third = Side::spawn(&[
+        "secondary",
+        "--listen",
+        &again,
+        "--disk",
+        &disk,
+        "--on-loss",
+        "wait",
+    ]);
+    third.listening();
+    primary.process.kill().unwrap();
+    primary.process.wait().unwrap();
+    until(&mut third.errors, "number=5");
+    let (_, json) = second.end();
+    assert_eq!(json["checkpoints"], 5, "{json}");
+    third.process.kill().unwrap();
+    third.process.wait().unwrap();
+}
+
+#[test]
+fn wrong_usage_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let holds = folder.path().join("precious");
+    std::fs::write(&holds, [1; 8192]).unwrap();
+    let holds = holds.display().to_string();
+    let output = tidemark(&["primary", "--to", "unix:/nonexistent", "--disk", &holds]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("--overwrite"), "{text}");
+}

@@ -1,0 +1,340 @@
+//! The side that runs the guest.
+
+use super::control::Control;
+use super::error::CheckpointError;
+use super::guest::Protected;
+use super::link::{HangUp, Line, Switch};
+use super::message::{Kind, Message, Side};
+use crate::guest::NamedSource;
+use crate::stream::epoch::{self, EpochWriter};
+use driver::dirty::{DirtyError, DirtySet, PAGE_SIZE};
+use driver::memory::DmaMemory;
+use serde::Serialize;
+use std::io::{Read, Write};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// Rounds of the first copy in which the guest runs.
+const FIRST_ROUNDS: u32 = 3;
+/// Most pages of one record that are handed to the writer at once.
+const BATCH: usize = 1024;
+
+/// One checkpoint, as it was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EpochReport {
+    /// Its number; 0 is the first copy.
+    pub number: u64,
+    /// Pages of 4 KiB sent.
+    pub pages: u64,
+    /// Bytes of the stream, messages not included.
+    pub bytes: u64,
+    /// From the order to stop the guest until it ran again, in nanoseconds.
+    pub pause_ns: u64,
+    /// Of that, stopping it.
+    pub stop_ns: u64,
+    /// Of that, collecting dirty pages.
+    pub harvest_ns: u64,
+    /// Of that, sending memory and device state.
+    pub send_ns: u64,
+    /// Of that, waiting until the secondary had loaded everything.
+    pub load_ns: u64,
+}
+
+/// The primary of a pair.
+#[derive(Debug)]
+pub struct Primary<'g, S, G: ?Sized> {
+    guest: &'g mut G,
+    stream: EpochWriter<Line<S>>,
+    control: Control,
+    switch: Switch,
+    memory: Vec<DmaMemory>,
+    span: Range<u64>,
+    all: DirtySet,
+    /// What each source reported for the epoch under way.
+    sets: Vec<DirtySet>,
+    epochs: u64,
+}
+
+/// What became of the guest when its pair came apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survived {
+    /// Whole checkpoints that the secondary had, as far as is known here.
+    pub epochs: u64,
+    /// Pages given back to the sources that had reported them, added up over the sources.
+    pub put_back: u64,
+    /// What also went wrong; empty is good.
+    pub aftermath: Vec<String>,
+}
+
+impl<'g, S, G> Primary<'g, S, G>
+where
+    S: HangUp + AsFd + 'static,
+    for<'a> &'a S: Read + Write,
+    G: Protected + ?Sized,
+{
+    /// Copies the running guest to a secondary for the first time. From here on its output is held.
+    /// The secondary may take `patience` for each thing that is due.
+    ///
+    /// # Errors
+    /// Why there is no pair. The guest was never protected: it runs on with nothing held, and
+    /// everything its sources had reported is theirs again.
+    pub fn pair(
+        guest: &'g mut G,
+        line: Line<S>,
+        switch: Switch,
+        patience: Duration,
+    ) -> Result<(Self, EpochReport), (CheckpointError, Survived)> {
+        let memory = guest.memory();
+        let end = memory.iter().map(|w| w.iova() + w.len()).max().unwrap_or(0);
+        let mut all = DirtySet::new(end.div_ceil(PAGE_SIZE));
+        for window in &memory {
+            all.insert_bytes(window.iova(), window.len());
+        }
+        let mut primary = Self {
+            guest,
+            stream: EpochWriter::new(line),
+            control: Control::new(Side::Primary, 0),
+            switch,
+            memory,
+            span: 0..end,
+            all,
+            sets: Vec::new(),
+            epochs: 0,
+        };
+        match primary.first_copy(patience) {
+            Ok(report) => Ok((primary, report)),
+            Err(error) => {
+                let survived = primary.alone();
+                Err((error, survived))
+            }
+        }
+    }
+
+    fn first_copy(&mut self, patience: Duration) -> Result<EpochReport, CheckpointError> {
+        let set = self.stream.get_mut().set_patience(Some(patience));
+        set.map_err(self.control.lost("setting a time limit".to_owned()))?;
+        self.guest.hold()?;
+        self.start_tracking()?;
+        let description = self.guest.describe();
+        let opened = self.stream.open(&description);
+        opened.map_err(self.control.lost("opening the stream".to_owned()))?;
+        let all = self.all.clone();
+        let mut sent = self.send(&all)?;
+        for _ in 1..FIRST_ROUNDS {
+            let dirty = self.collect()?;
+            sent += self.send(&dirty)?;
+        }
+        let begin = Instant::now();
+        self.guest.pause()?;
+        let stopped = Instant::now();
+        let dirty = self.collect()?;
+        let harvested = Instant::now();
+        sent += self.send(&dirty)?;
+        self.memory_end()?;
+        let records = self.guest.save()?;
+        let devices = epoch::devices(&records);
+        let devices = devices.map_err(|error| CheckpointError::Epoch(error.to_string()))?;
+        self.put(&devices)?;
+        let handed = Instant::now();
+        self.control.hear(self.stream.get_mut())?;
+        let loaded = Instant::now();
+        self.let_go_on()?;
+        let paused = begin.elapsed();
+        self.guest.release()?;
+        Ok(EpochReport {
+            number: 0,
+            pages: sent,
+            bytes: self.stream.written(),
+            pause_ns: nanos(paused),
+            stop_ns: nanos(stopped - begin),
+            harvest_ns: nanos(harvested - stopped),
+            send_ns: nanos(handed - harvested),
+            load_ns: nanos(loaded - handed),
+        })
+    }
+
+    /// Makes one checkpoint. The guest runs when it returns.
+    ///
+    /// # Errors
+    /// Why there is none. The guest stays as it is, and a failover is to be waited for:
+    /// [`survive`](Self::survive).
+    pub fn checkpoint(&mut self) -> Result<EpochReport, CheckpointError> {
+        let before = self.stream.written();
+        self.switch.check()?;
+        self.say(Message::Plain(Kind::Request))?;
+        self.control.hear(self.stream.get_mut())?;
+        self.switch.check()?;
+        let begin = Instant::now();
+        self.guest.pause()?;
+        // Again: it may have been asked for while the guest was being stopped.
+        self.switch.check()?;
+        let stopped = Instant::now();
+        let dirty = self.collect()?;
+        let harvested = Instant::now();
+        self.say(Message::Plain(Kind::Send))?;
+        let pages = self.send(&dirty)?;
+        self.memory_end()?;
+        let records = self.guest.save()?;
+        let devices = epoch::devices(&records);
+        let devices = devices.map_err(|error| CheckpointError::Epoch(error.to_string()))?;
+        let count = u64::try_from(devices.len()).unwrap_or(u64::MAX);
+        self.say(Message::Size(count))?;
+        self.put(&devices)?;
+        let handed = Instant::now();
+        self.control.hear(self.stream.get_mut())?;
+        self.control.hear(self.stream.get_mut())?;
+        let loaded = Instant::now();
+        self.epochs += 1;
+        self.let_go_on()?;
+        let paused = begin.elapsed();
+        self.guest.release()?;
+        Ok(EpochReport {
+            number: self.epochs,
+            pages,
+            bytes: self.stream.written() - before,
+            pause_ns: nanos(paused),
+            stop_ns: nanos(stopped - begin),
+            harvest_ns: nanos(harvested - stopped),
+            send_ns: nanos(handed - harvested),
+            load_ns: nanos(loaded - handed),
+        })
+    }
+
+    /// Makes a checkpoint whenever `period` has passed since the last one or somebody asked for
+    /// one, until something ends that. `each` is told of every checkpoint.
+    ///
+    /// Returns why it ended; a failover that was asked for is one reason.
+    pub fn run(&mut self, period: Duration, mut each: impl FnMut(&EpochReport)) -> CheckpointError {
+        loop {
+            // A failover that ended the wait is found at the start of the checkpoint.
+            self.switch.sleep(period);
+            match self.checkpoint() {
+                Ok(report) => each(&report),
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// The guest, to look at.
+    pub fn guest(&mut self) -> &mut G {
+        self.guest
+    }
+
+    /// Waits until a failover to this side is decided, then carries it out: the guest goes on from
+    /// where it is, which is at or after the last checkpoint, and its output goes out.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Failover`] if somebody else carries it out.
+    pub fn survive(self) -> Result<Survived, CheckpointError> {
+        self.switch.wait();
+        let switch = self.switch.clone();
+        let (survived, line) = self.go_alone();
+        let completed = switch.complete()?;
+        line.close(&completed);
+        Ok(survived)
+    }
+
+    fn alone(self) -> Survived {
+        let (survived, line) = self.go_alone();
+        drop(line);
+        survived
+    }
+
+    fn go_alone(self) -> (Survived, Line<S>) {
+        let mut survived = Survived {
+            epochs: self.epochs,
+            ..Survived::default()
+        };
+        for (named, set) in self.guest.sources().iter_mut().zip(&self.sets) {
+            match named.source.put_back(set) {
+                Ok(()) => survived.put_back += set.count(),
+                Err(error) => survived
+                    .aftermath
+                    .push(format!("giving pages back to '{}': {error}", named.name)),
+            }
+        }
+        let freed = self.guest.let_out().and_then(|()| self.guest.resume());
+        if let Err(error) = freed {
+            survived.aftermath.push(error.to_string());
+        }
+        (survived, self.stream.into_inner())
+    }
+
+    /// The checkpoint is whole: nothing of it is to be given back.
+    fn let_go_on(&mut self) -> Result<(), CheckpointError> {
+        self.sets.clear();
+        self.guest.make_true()?;
+        self.guest.resume()?;
+        Ok(())
+    }
+
+    fn start_tracking(&mut self) -> Result<(), CheckpointError> {
+        let range = |window: &DmaMemory| window.iova()..window.iova() + window.len();
+        let ranges: Vec<Range<u64>> = self.memory.iter().map(range).collect();
+        for NamedSource { name, source } in self.guest.sources() {
+            // A former pair may have left it on.
+            let started = match source.stop() {
+                Ok(()) | Err(DirtyError::NotStarted) => source.start(&ranges, PAGE_SIZE),
+                Err(error) => Err(error),
+            };
+            started.map_err(source_failed(name))?;
+        }
+        Ok(())
+    }
+
+    /// Asks every source for its pages; each answer is kept until the epoch is safe.
+    fn collect(&mut self) -> Result<DirtySet, CheckpointError> {
+        let mut union = DirtySet::new(self.all.len());
+        let sources = self.guest.sources();
+        self.sets
+            .resize_with(sources.len(), || DirtySet::new(self.all.len()));
+        for (NamedSource { name, source }, kept) in sources.iter_mut().zip(&mut self.sets) {
+            let mut set = DirtySet::new(self.all.len());
+            let reported = source.report(self.span.clone(), &mut set);
+            set.intersect_with(&self.all);
+            // Of the first copy every round is kept: none of it is safe before the last.
+            kept.union_with(&set);
+            union.union_with(&set);
+            reported.map_err(source_failed(name))?;
+        }
+        Ok(union)
+    }
+
+    fn send(&mut self, pages: &DirtySet) -> Result<u64, CheckpointError> {
+        let mut numbers = pages.iter();
+        let mut batch: Vec<u64> = Vec::with_capacity(BATCH);
+        loop {
+            batch.extend(numbers.by_ref().take(BATCH - batch.len()));
+            if batch.is_empty() {
+                return Ok(pages.count());
+            }
+            let written = self.stream.pages(&self.memory, &batch);
+            let written = written.map_err(self.control.lost("sending memory".to_owned()))?;
+            batch.drain(..written.pages);
+        }
+    }
+
+    fn memory_end(&mut self) -> Result<(), CheckpointError> {
+        let ended = self.stream.memory_end();
+        ended.map_err(self.control.lost("sending the end of memory".to_owned()))
+    }
+
+    fn put(&mut self, devices: &[u8]) -> Result<(), CheckpointError> {
+        let put = self.stream.put(devices);
+        put.map_err(self.control.lost("sending device state".to_owned()))
+    }
+
+    fn say(&mut self, message: Message) -> Result<(), CheckpointError> {
+        self.control.say(self.stream.get_mut(), message)
+    }
+}
+
+fn source_failed(name: &str) -> impl FnOnce(DirtyError) -> CheckpointError {
+    let name = name.to_owned();
+    move |source| CheckpointError::Source { name, source }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

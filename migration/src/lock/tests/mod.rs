@@ -1,0 +1,7 @@
+//! Sets on a virtual clock, with every fault; and one in real time.
+
+mod defects;
+mod faults;
+mod layers;
+mod race;
+mod sim;
