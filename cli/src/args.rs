@@ -31,6 +31,8 @@ pub enum Command {
     Stream(StreamCommand),
     /// Judges a device, clause by clause.
     Conform(crate::conform::ConformArgs),
+    /// Judges the driver that connects, clause by clause.
+    Judge(crate::judge::JudgeArgs),
     /// Serves an emulated device to a VMM.
     Device(crate::device::DeviceArgs),
     /// Says what a device is: its features, structures, queues and tracker.

@@ -24,27 +24,14 @@ pub struct ConformArgs {
     /// `vhost-user:PATH` for rings alone. Nobody else may be driving it
     #[arg(long, value_name = "TARGET", default_value = "emulated")]
     target: Address,
-    /// Down to which level clauses are judged
-    #[arg(long, value_enum, default_value = "must")]
-    level: LevelArg,
-    /// What the target is said to be (TOML): what it lacks of that is a failure
-    #[arg(long, value_name = "FILE")]
-    profile: Option<PathBuf>,
-    /// How the report is written
-    #[arg(long, value_enum, default_value = "human")]
-    format: FormatArg,
-    /// Where the report goes. Default: standard output
-    #[arg(long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    reporting: Reporting,
     /// Lists every clause with its cases, and judges nothing
     #[arg(long, conflicts_with = "explain")]
     list: bool,
     /// Explains a clause or a case, and judges nothing
     #[arg(long, value_name = "ID")]
     explain: Option<String>,
-    /// Seed of everything random
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
     /// Seconds that the target may take for anything that it must do
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     timeout: u64,
@@ -54,6 +41,27 @@ pub struct ConformArgs {
     /// Lets cases write to the target's medium, whose contents are lost then
     #[arg(long)]
     allow_write: bool,
+}
+
+/// What is judged and how it is told, whoever is judged.
+#[derive(Debug, Args)]
+pub struct Reporting {
+    /// Down to which level clauses are judged
+    #[arg(long, value_enum, default_value = "must")]
+    level: LevelArg,
+    /// What the other side is said to be and what is known to be wrong with it (TOML): what a
+    /// device lacks of that is a failure
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// How the report is written
+    #[arg(long, value_enum, default_value = "human")]
+    format: FormatArg,
+    /// Where the report goes. Default: standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Seed of everything random
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
     /// An earlier report (JSON): says what fails that did not
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
@@ -101,8 +109,8 @@ pub fn conform(args: &ConformArgs) -> anyhow::Result<()> {
             .ok_or_else(|| Usage(format!("there is no clause or case '{name}': see --list")))?;
         return print(&told);
     }
-    let options = args.options()?;
-    let old = args.baseline()?;
+    let options = args.reporting.options(&args.globs)?;
+    let old = args.reporting.baseline()?;
     let setup = Setup::new(args.target()).map_err(refused)?;
     let progress = std::io::stderr().is_terminal();
     let mut count = 0_usize;
@@ -116,27 +124,11 @@ pub fn conform(args: &ConformArgs) -> anyhow::Result<()> {
     if progress {
         eprint!("\r\x1b[K");
     }
-    let text = report.write(args.format.into())?;
-    match &args.output {
-        Some(path) => fs::write(path, text)
-            .with_context(|| format!("the report cannot be written to {}", path.display()))?,
-        None => print(&text)?,
-    }
-    if let Some(old) = old {
-        let worse = report.regressions(&old);
-        eprintln!("{} failures that the baseline has not", worse.len());
-        for entry in worse {
-            eprintln!("  {} {}", entry.clause, entry.case);
-        }
-    }
-    match report.failures() {
-        0 => Ok(()),
-        count => Err(Failed(format!("{count} verdicts count as failures")).into()),
-    }
+    args.reporting.write(&report, old.as_ref())
 }
 
 /// Prints, and ends quietly if whoever reads has read enough.
-fn print(text: &str) -> anyhow::Result<()> {
+pub fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         done => Ok(done?),
@@ -166,8 +158,14 @@ impl ConformArgs {
             )),
         }
     }
+}
 
-    fn options(&self) -> anyhow::Result<Options> {
+impl Reporting {
+    /// What of the registry is asked about.
+    ///
+    /// # Errors
+    /// If there is a profile and it is none.
+    pub fn options(&self, globs: &[String]) -> anyhow::Result<Options> {
         let profile = match &self.profile {
             None => None,
             Some(path) => {
@@ -180,7 +178,7 @@ impl ConformArgs {
             }
         };
         Ok(Options {
-            globs: self.globs.clone(),
+            globs: globs.to_vec(),
             depth: match self.level {
                 LevelArg::Must => Depth::Must,
                 LevelArg::Should => Depth::Should,
@@ -191,7 +189,40 @@ impl ConformArgs {
         })
     }
 
-    fn baseline(&self) -> anyhow::Result<Option<Report>> {
+    /// Writes the report where it is to go, and says what is worse than in an older one.
+    ///
+    /// # Errors
+    /// If it cannot be written, or has failures.
+    pub fn write(&self, report: &Report, old: Option<&Report>) -> anyhow::Result<()> {
+        let text = report.write(self.format.into())?;
+        match &self.output {
+            Some(path) => fs::write(path, text)
+                .with_context(|| format!("the report cannot be written to {}", path.display()))?,
+            None => print(&text)?,
+        }
+        if let Some(old) = old {
+            let worse = report.regressions(old);
+            eprintln!("{} failures that the baseline has not", worse.len());
+            for entry in worse {
+                eprintln!("  {} {}", entry.clause, entry.case);
+            }
+        }
+        match report.failures() {
+            0 => Ok(()),
+            count => Err(Failed(format!("{count} verdicts count as failures")).into()),
+        }
+    }
+
+    /// Whether the report goes to a file.
+    pub fn has_output(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// The older report, if one is named.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn baseline(&self) -> anyhow::Result<Option<Report>> {
         let Some(path) = &self.baseline else {
             return Ok(None);
         };

@@ -10,6 +10,7 @@ mod disk;
 mod exercise;
 mod exit;
 mod journal;
+mod judge;
 mod mediate;
 mod migrate;
 mod progress;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Conform(args) => exit::report(conform::conform(&args)),
         Command::Device(args) => device::run(args),
         Command::Journal(args) => exit::report(journal::run(&args)),
+        Command::Judge(args) => exit::report(judge::judge(&args)),
         Command::Mediate(args) => exit::report(mediate::run(args)),
         Command::Migrate(args) => exit::report(migrate::run(&args)),
         Command::Probe(args) => exit::report(exercise::probe(&args)),

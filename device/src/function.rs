@@ -65,7 +65,6 @@ impl FunctionConfig {
         .union(Features::NOTIFICATION_DATA)
         .union(Features::RING_RESET)
         .union(Features::RING_PACKED)
-        .union(Features::IN_ORDER)
         .union(Features::ADMIN_VQ)
         .union(Features::SUSPEND)
         .union(Features::QUEUE_STATE);

@@ -5,6 +5,18 @@
 /// `clause!(msix "D4")` is a `&'static str` that also stands in `concat!` and patterns.
 #[macro_export]
 macro_rules! clause {
+    (status $n:literal) => { concat!("device-status-field/", $n) };
+    (reset $n:literal) => { concat!("device-reset/", $n) };
+    (init $n:literal) => { concat!("general-initialization-and-device-operation-device-initialization/", $n) };
+    (cleanup $n:literal) => { concat!("general-initialization-and-device-operation-device-cleanup/", $n) };
+    (suspend $n:literal) => { concat!("general-initialization-and-device-operation-device-suspend/", $n) };
+    (queue_reset $n:literal) => { concat!("virtqueues-virtqueue-reset-virtqueue-reset/", $n) };
+    (queue_enable $n:literal) => { concat!("virtqueues-virtqueue-reset-virtqueue-re-enable/", $n) };
+    (split $n:literal) => { concat!("virtqueues/", $n) };
+    (available_ring $n:literal) => { concat!("virtqueues-the-virtqueue-available-ring/", $n) };
+    (packed_indirect $n:literal) => { concat!("packed-virtqueues-the-virtqueue-descriptor-table-indirect-descriptors/", $n) };
+    (layout $n:literal) => { concat!("virtio-over-pci-bus-pci-device-layout/", $n) };
+    (notify $n:literal) => { concat!("virtio-over-pci-bus-pci-specific-initialization-and-device-operation-available-buffer-notifications/", $n) };
     (features $n:literal) => { concat!("feature-bits/", $n) };
     (reserved $n:literal) => { concat!("reserved-feature-bits/", $n) };
     (config $n:literal) => { concat!("device-configuration-space/", $n) };

@@ -10,7 +10,7 @@ use spec_tests::clause::coverage::Coverage;
 use spec_tests::report::{Entry, Outcome, explain};
 use spec_tests::run::{Attempt, judge};
 use spec_tests::target::{Emulated, Medium, Target};
-use spec_tests::{cases, judge::RULES};
+use spec_tests::{cases, judge::judged};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let coverage = Coverage::new(&registry, cases::all(), RULES.iter().copied());
+    let coverage = Coverage::new(&registry, cases::all(), judged());
     let account = coverage.to_string();
     let mut trials = vec![
         Trial::test("registry", move || match coverage.wrong.as_slice() {

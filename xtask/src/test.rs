@@ -3,9 +3,11 @@
 mod backend;
 mod cargo;
 mod conform;
+mod faults;
 mod guest_boot;
 mod guest_disk;
 mod house;
+mod judge;
 mod killed;
 mod live;
 mod mediate;
@@ -102,6 +104,11 @@ const PARTS: &[Part] = &[
         run: conform::run,
     },
     Part {
+        name: "faults",
+        about: "one thing goes wrong in each of many moves and pairs; nothing lost or doubled",
+        run: faults::run,
+    },
+    Part {
         name: "stream",
         about: "Xen's own verifier takes our streams, and refuses damaged ones",
         run: stream::run,
@@ -115,6 +122,11 @@ const PARTS: &[Part] = &[
         name: "guest",
         about: "stock Linux on our disk: plain, IOMMU, administration and packed queues",
         run: guest_disk::run,
+    },
+    Part {
+        name: "judge",
+        about: "Linux drives a device that judges it",
+        run: judge::run,
     },
     Part {
         name: "boot",

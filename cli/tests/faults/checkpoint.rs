@@ -234,6 +234,10 @@ fn took_over(
             result.lost
         ));
     }
+    // The control: from the checkpoint before, it would have shown.
+    let before = epochs.checked_sub(1).and_then(|n| usize::try_from(n).ok());
+    let before = before.and_then(|before| marks.get(before));
+    result.controls += u64::from(before.is_some_and(|before| before.differing(theirs) > 0));
     // What the primary did after it has never happened.
     let mut known = BTreeMap::new();
     for (vcpu, bytes) in (0..).zip(&mine.journals) {
@@ -277,4 +281,5 @@ fn checkpoints_under_faults() {
     assert_eq!(figures["runs"], runs(), "too few faults happened");
     assert_eq!(figures["wrong_runs"], 0);
     assert_eq!(figures["pages_lost"], 0);
+    assert_ne!(figures["controls_that_differ"], 0);
 }

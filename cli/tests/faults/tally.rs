@@ -13,6 +13,8 @@ pub struct Result {
     /// Pages of the survivor that were compared, and those that differ.
     pub compared: u64,
     pub lost: u64,
+    /// Memories that the survivor's must not be, and is not.
+    pub controls: u64,
     /// Requests of the guest that were judged.
     pub requests: u64,
     /// What is wrong; nothing is good.
@@ -26,6 +28,7 @@ pub struct Tally {
     idle: u64,
     compared: u64,
     lost: u64,
+    controls: u64,
     requests: u64,
     wrong: u64,
     hits: BTreeMap<String, u64>,
@@ -62,6 +65,7 @@ impl Tally {
         self.wrong += u64::from(!run.wrong.is_empty());
         self.compared += run.compared;
         self.lost += run.lost;
+        self.controls += run.controls;
         self.requests += run.requests;
         if !run.fired {
             self.idle += 1;
@@ -78,6 +82,7 @@ impl Tally {
         let figures = json!({
             "kind": kind, "runs": self.counted, "without_a_fault": self.idle,
             "wrong_runs": self.wrong, "pages_compared": self.compared, "pages_lost": self.lost,
+            "controls_that_differ": self.controls,
             "requests": self.requests,
             "steps": self.hits, "faults": self.faults, "ends": self.ends,
             "least_hits_of_a_step_and_side": self.hits.values().min(),

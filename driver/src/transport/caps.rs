@@ -25,6 +25,10 @@ mod header {
 
 /// Up to and including `queue_device`: what every virtio 1.x device has.
 const COMMON_MIN: u64 = 56;
+/// PCI device ids of transitional block and entropy devices, which drivers must match too
+/// (VIRTIO 1.4, "PCI Device Discovery"); they have the structures of 1.x like any other.
+const TRANSITIONAL_BLOCK: u16 = 0x1001;
+const TRANSITIONAL_ENTROPY: u16 = 0x1005;
 
 /// A structure in a BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +111,8 @@ impl Capabilities {
         let device = read16(bus, header::DEVICE)?;
         let device_id = match device.checked_sub(DEVICE_ID_BASE) {
             Some(id) if vendor == VENDOR_ID => id,
+            None if vendor == VENDOR_ID && device == TRANSITIONAL_BLOCK => 2,
+            None if vendor == VENDOR_ID && device == TRANSITIONAL_ENTROPY => 4,
             _ => return Err(DriverError::NotVirtio { vendor, device }),
         };
         let mut found: [Option<Region>; 5] = [None; 5];

@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 
 /// Rounds of the first copy in which the guest runs.
 const FIRST_ROUNDS: u32 = 3;
+/// Most rounds of a checkpoint in which the guest runs.
+const ROUNDS_AHEAD: u32 = 4;
+/// So few dirty pages are not worth another round.
+const FEW: u64 = 64;
 /// Most pages of one record that are handed to the writer at once.
 const BATCH: usize = 1024;
 
@@ -27,6 +31,8 @@ pub struct EpochReport {
     pub number: u64,
     /// Pages of 4 KiB sent.
     pub pages: u64,
+    /// Of those, sent while the guest ran; some of them again when it was stopped.
+    pub ahead: u64,
     /// Bytes of the stream, messages not included.
     pub bytes: u64,
     /// From the order to stop the guest until it ran again, in nanoseconds.
@@ -125,6 +131,7 @@ where
             let dirty = self.collect()?;
             sent += self.send(&dirty)?;
         }
+        let ahead = sent;
         let begin = Instant::now();
         self.guest.pause()?;
         let stopped = Instant::now();
@@ -145,6 +152,7 @@ where
         Ok(EpochReport {
             number: 0,
             pages: sent,
+            ahead,
             bytes: self.stream.written(),
             pause_ns: nanos(paused),
             stop_ns: nanos(stopped - begin),
@@ -165,15 +173,16 @@ where
         self.say(Message::Plain(Kind::Request))?;
         self.control.hear(self.stream.get_mut())?;
         self.switch.check()?;
+        self.say(Message::Plain(Kind::Send))?;
+        let ahead = self.send_ahead()?;
         let begin = Instant::now();
         self.guest.pause()?;
-        // Again: it may have been asked for while the guest was being stopped.
+        // Again: it may have been asked for meanwhile.
         self.switch.check()?;
         let stopped = Instant::now();
         let dirty = self.collect()?;
         let harvested = Instant::now();
-        self.say(Message::Plain(Kind::Send))?;
-        let pages = self.send(&dirty)?;
+        let pages = ahead + self.send(&dirty)?;
         self.memory_end()?;
         let records = self.guest.save()?;
         let devices = epoch::devices(&records);
@@ -192,6 +201,7 @@ where
         Ok(EpochReport {
             number: self.epochs,
             pages,
+            ahead,
             bytes: self.stream.written() - before,
             pause_ns: nanos(paused),
             stop_ns: nanos(stopped - begin),
@@ -199,6 +209,22 @@ where
             send_ns: nanos(handed - harvested),
             load_ns: nanos(loaded - handed),
         })
+    }
+
+    /// Sends what is dirty while the guest runs, again and again, until little is or it does not
+    /// become less: what it dirties meanwhile is sent when it has been stopped.
+    fn send_ahead(&mut self) -> Result<u64, CheckpointError> {
+        let (mut sent, mut before) = (0, u64::MAX);
+        for _ in 0..ROUNDS_AHEAD {
+            let dirty = self.collect()?;
+            let count = self.send(&dirty)?;
+            sent += count;
+            if count <= FEW || count > before / 4 * 3 {
+                break;
+            }
+            before = count;
+        }
+        Ok(sent)
     }
 
     /// Makes a checkpoint whenever `period` has passed since the last one or somebody asked for

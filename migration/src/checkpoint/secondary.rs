@@ -30,6 +30,24 @@ struct Epoch {
     records: Vec<DeviceRecord>,
 }
 
+impl Epoch {
+    /// Forgets all but the last of each page, of which there are `all`.
+    fn keep_latest(&mut self, all: u64) {
+        let mut later = DirtySet::new(all);
+        let pages = self.pages.iter().rev();
+        let mut keeps: Vec<bool> = pages.map(|page| later.insert(*page)).collect();
+        keeps.reverse();
+        let mut to = 0;
+        for (from, _) in keeps.iter().enumerate().filter(|(_, keep)| **keep) {
+            self.pages.swap(to, from);
+            let bytes = from * PAGE_BYTES..(from + 1) * PAGE_BYTES;
+            self.data.copy_within(bytes, to * PAGE_BYTES);
+            to += 1;
+        }
+        self.pages.truncate(to);
+    }
+}
+
 /// The secondary of a pair.
 #[derive(Debug)]
 pub struct Secondary<'g, S, G: ?Sized> {
@@ -231,16 +249,21 @@ where
             .say(self.stream.get_mut(), Message::Plain(kind))
     }
 
-    /// Takes a record of pages into the epoch's buffer, which never holds more than the guest has.
+    /// Takes a record of pages into the epoch's buffer, which never holds more than twice what the
+    /// guest has: a page may come again, as often as the primary finds it dirty.
     fn take_pages(&mut self, pages: &[u64]) -> Result<(), CheckpointError> {
         if let Some(page) = pages.iter().find(|page| !self.all.contains(**page)) {
             let why = format!("page {page:#x} is none of the guest's memory");
             return Err(CheckpointError::Epoch(why));
         }
         let epoch = &mut self.epoch;
+        let twice = usize::try_from(self.all.count()).map_or(usize::MAX, |all| all * 2);
+        if epoch.pages.len() + pages.len() > twice {
+            epoch.keep_latest(self.all.len());
+        }
         let held = epoch.pages.len();
         let count = held + pages.len();
-        if u64::try_from(count).unwrap_or(u64::MAX) > self.all.count() {
+        if count > twice {
             let why = format!("{count} pages, and the guest has {}", self.all.count());
             return Err(CheckpointError::Epoch(why));
         }
@@ -367,4 +390,25 @@ fn beyond(error: driver::memory::MemoryError) -> GuestError {
 
 fn unexpected(expected: &str, got: &Part) -> CheckpointError {
     CheckpointError::Epoch(format!("expected {expected}, got {}", got.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_pages_that_came_again_the_last_is_kept() {
+        let came = [(3_u64, 1_u8), (5, 2), (3, 3), (4, 4), (3, 5), (5, 6)];
+        let mut epoch = Epoch::default();
+        for (page, byte) in came {
+            epoch.pages.push(page);
+            epoch.data.extend([byte; PAGE_BYTES]);
+        }
+        epoch.keep_latest(8);
+        assert_eq!(epoch.pages, [4, 3, 5]);
+        let bytes = |at: usize| epoch.data[at * PAGE_BYTES..][..PAGE_BYTES].to_vec();
+        for (at, byte) in [4, 5, 6].into_iter().enumerate() {
+            assert_eq!(bytes(at), [byte; PAGE_BYTES]);
+        }
+    }
 }

@@ -62,7 +62,8 @@ pub(super) const CASES: &[Case] = &[
         "a_packed_queue_bears_spurious_notifications",
         &[AVAIL_SEEN],
         spurious,
-    ),
+    )
+    .rings(),
     plain("a_used_packed_descriptor_stays", &[USED_STAYS], used_stays).rings(),
     plain(
         "a_packed_list_is_used_in_its_order",

@@ -189,5 +189,5 @@ fn explain_clause(clause: &Clause) -> String {
 
 /// The registry's own account: what has cases, what is pending, and why what has none has none.
 pub fn coverage_line(registry: &Registry) -> String {
-    Coverage::new(registry, cases::all(), judge::RULES.iter().copied()).to_string()
+    Coverage::new(registry, cases::all(), judge::judged()).to_string()
 }

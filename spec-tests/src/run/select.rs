@@ -16,7 +16,7 @@ pub enum Depth {
 }
 
 impl Depth {
-    fn takes(self, level: Level) -> bool {
+    pub(crate) fn takes(self, level: Level) -> bool {
         match level {
             Level::Must | Level::MustNot => true,
             Level::Should | Level::ShouldNot => self != Self::Must,
@@ -39,15 +39,7 @@ pub fn choose<'a>(registry: &'a Registry, globs: &[String], depth: Depth) -> Vec
     let mut chosen = Vec::new();
     for case in cases::all() {
         let asked = |clause: &Clause| {
-            let named = |glob: &String| {
-                matches(glob, &clause.id)
-                    || matches(glob, case.name)
-                    || matches(glob, clause.group)
-                    || clause
-                        .short
-                        .as_deref()
-                        .is_some_and(|short| matches(glob, short))
-            };
+            let named = |glob: &String| named(glob, clause) || matches(glob, case.name);
             depth.takes(clause.level) && (globs.is_empty() || globs.iter().any(named))
         };
         let clauses: Vec<_> = case
@@ -61,6 +53,14 @@ pub fn choose<'a>(registry: &'a Registry, globs: &[String], depth: Depth) -> Vec
         }
     }
     chosen
+}
+
+/// Whether `glob` fits a clause, by either id or by its group.
+pub(crate) fn named(glob: &str, clause: &Clause) -> bool {
+    let short = clause.short.as_deref();
+    matches(glob, &clause.id)
+        || matches(glob, clause.group)
+        || short.is_some_and(|short| matches(glob, short))
 }
 
 /// Whether `glob` fits all of `text`: `*` stands for any characters, `?` for one.

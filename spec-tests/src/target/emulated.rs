@@ -1,7 +1,7 @@
 //! Our own function, in this process.
 
 use super::extras::Extras;
-use super::slow::slow;
+use super::slow::Slow;
 use super::zoned::{Make, ZonedDisk};
 use super::{DMA_PASID, Subject, Target, Variant};
 use crate::constants::{blk, cfg_type, feature, parts, rng};
@@ -155,11 +155,10 @@ impl Target for Emulated {
             return Err(Stop::NotApplicable(Absent::Variant(want)));
         }
         let mut config = FunctionConfig {
-            features: FunctionConfig::default().features | Features::RING_PACKED,
             dma_pasid: DMA_PASID,
             ..FunctionConfig::default()
         };
-        config.features |= Features::IN_ORDER;
+        config.features |= Features::RING_PACKED | Features::IN_ORDER;
         let mut without = 0;
         match want {
             Variant::Plain
@@ -205,16 +204,18 @@ impl Target for Emulated {
         if want.owns() {
             let mut config = FunctionConfig::default();
             (self.seams.member)(&mut config);
-            let pace: Wrap = match want {
-                Variant::SlowMembers => slow,
-                _ => |device| device,
-            };
             for _ in 0..MEMBERS {
-                owned.push(self.made(Variant::Plain, config, Vec::new(), pace)?);
+                owned.push(match want {
+                    Variant::SlowMembers => Made {
+                        function: PciFunction::new(config, Arc::new(Slow)),
+                        change_config: None,
+                    },
+                    _ => self.made(Variant::Plain, config, Vec::new())?,
+                });
             }
         }
         let functions = owned.iter().map(|made| Arc::clone(&made.function));
-        let owner = self.made(want, config, functions.collect(), |device| device)?;
+        let owner = self.made(want, config, functions.collect())?;
         Ok(Subject {
             members: owned.into_iter().map(|made| self.subject(made)).collect(),
             ..self.subject(owner)
@@ -258,10 +259,9 @@ impl Emulated {
         want: Variant,
         config: FunctionConfig,
         members: Vec<Arc<PciFunction>>,
-        pace: Wrap,
     ) -> Result<Made, Stop> {
         let function = |device: Arc<dyn VirtioDevice>| {
-            let device = pace((self.seams.device)(device));
+            let device = (self.seams.device)(device);
             if members.is_empty() {
                 return Ok(PciFunction::new(config, device));
             }
