@@ -12,15 +12,9 @@ rules! {
 }
 
 /// The registers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Tracker {
     bytes: [u8; 32],
-}
-
-impl Default for Tracker {
-    fn default() -> Self {
-        Self { bytes: [0; 32] }
-    }
 }
 
 pub(super) fn read(inner: &mut Inner, offset: u64, data: &mut [u8]) {

@@ -154,7 +154,7 @@ pub const MUTANTS: &[Mutant] = &[
                 let stopped = at.recall("stopped") == Some(1);
                 if kicked && at.get(reg::TRACKER_ENABLE)? == 1 {
                     let power = at.get(reg::TRACKER_GRA_POWER)?;
-                    let covered = at.wide(reg::TRACKER_LENGTH)? * 8 * PAGE << power;
+                    let covered = (at.wide(reg::TRACKER_LENGTH)? * 8 * PAGE) << power;
                     let short = covered <= at.wide(reg::QUEUE_DEVICE)?;
                     at.remember("stopped", u64::from(stopped || short));
                 }

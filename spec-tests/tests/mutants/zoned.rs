@@ -93,7 +93,11 @@ pub const MUTANTS: &[Mutant] = &[
         name: "more_active_zones_than_it_says",
         clauses: &[clause!(blk_init "D12")],
         defect: Defect {
-            read: |at, access, data| says(at, access, data, zone::MAX_ACTIVE, |most| most.saturating_sub(1)),
+            read: |at, access, data| {
+                says(at, access, data, zone::MAX_ACTIVE, |most| {
+                    most.saturating_sub(1)
+                })
+            },
             ..ZONED
         },
     },

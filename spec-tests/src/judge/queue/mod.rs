@@ -95,7 +95,7 @@ impl Queue {
         let at = usize::try_from(offset.saturating_sub(32) / 8)
             .unwrap_or(0)
             .min(2);
-        (at, if offset % 8 == 0 { 0 } else { 32 })
+        (at, if offset.is_multiple_of(8) { 0 } else { 32 })
     }
 
     pub(super) fn half(&self, offset: u64) -> u64 {
