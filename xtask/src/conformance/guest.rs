@@ -59,7 +59,7 @@ pub const FUNCTIONS: [Function; 4] = [
         name: "rng-packed",
         title: "virtio-rng, packed",
         device: "virtio-rng-pci,packed=on",
-        quick: true,
+        quick: false,
     },
 ];
 
