@@ -98,7 +98,7 @@ pub enum Part {
     /// The guest's description.
     Open(Vec<u8>),
     /// Pages by number; their data is to be taken with [`EpochReader::data`] or
-    /// [`EpochReader::data_into`].
+    /// [`crate::stream::Reader::data_into`].
     Pages(Vec<u64>),
     /// The memory of the epoch has come.
     MemoryEnd,
