@@ -174,6 +174,8 @@ pub mod pci {
     pub const CAPABILITIES_BEGIN: u16 = 0x40;
     /// End of conventional configuration space.
     pub const CAPABILITIES_END: u16 = 0x100;
+    /// More capabilities than these have no room.
+    pub const CAPABILITIES_MAX: u16 = 48;
     /// Capability id: power management.
     pub const ID_POWER: u8 = 0x01;
     /// Offset of its control and status.
@@ -196,6 +198,10 @@ pub mod pci {
     pub const ID_VENDOR: u8 = 0x09;
     /// Capability id: MSI-X.
     pub const ID_MSIX: u8 = 0x11;
+    /// Offset of its message control.
+    pub const MSIX_CONTROL: u16 = 2;
+    /// MSI-X Enable, in that.
+    pub const MSIX_ENABLED: u16 = 1 << 15;
     /// Extended capability id: PASID.
     pub const EXTENDED_PASID: u16 = 0x1b;
     /// Extended capability id: SR-IOV.

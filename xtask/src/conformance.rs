@@ -4,6 +4,7 @@
 //! itself (`--restart`), so that one that dies is started again; functions of foreign QEMUs are
 //! judged inside a guest, over VFIO.
 
+mod driver;
 mod guest;
 pub mod matrix;
 
@@ -16,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::process::{self, Watched};
-use crate::testbed::{Qemu, TestBed};
+use crate::testbed::{Kernel, Qemu, TestBed};
 use crate::workspace::Workspace;
 
 /// What every column is run with: everything that is required or recommended, and the medium may
@@ -62,6 +63,8 @@ enum Place {
     },
     /// A device of QEMU's, inside a guest.
     Function(guest::Function),
+    /// A driver.
+    Driver(driver::Driver),
 }
 
 /// What a column's run gave.
@@ -183,6 +186,30 @@ impl<'a> Programs<'a> {
                 });
             }
         }
+        let kernels: [fn(&TestBed) -> &Kernel; 2] =
+            [|bed| &bed.kernel_bookworm, |bed| &bed.kernel_trixie];
+        for (name, kernel) in ["linux-bookworm", "linux-trixie"].into_iter().zip(kernels) {
+            all.push(Column {
+                id: name.into(),
+                title: format!("Linux {}, drivers", kernel(self.bed).release),
+                how: "virtio_pci, virtio_blk and virtio_rng on the function that watches them"
+                    .into(),
+                place: Place::Driver(driver::Driver::Linux(kernel)),
+                ours: false,
+                quick: true,
+            });
+        }
+        all.push(Column {
+            id: "seabios".into(),
+            title: format!(
+                "SeaBIOS of QEMU {}, driver",
+                self.bed.qemu_backports.version
+            ),
+            how: "it boots from the disk that watches it".into(),
+            place: Place::Driver(driver::Driver::Firmware),
+            ours: false,
+            quick: true,
+        });
         all
     }
 
@@ -199,7 +226,7 @@ impl<'a> Programs<'a> {
         let mut all = Vec::new();
         for column in columns {
             let report = match &column.place {
-                Place::Function(_) => continue,
+                Place::Function(_) | Place::Driver(_) => continue,
                 Place::Emulated => self.on_host(column, &["--target", "emulated"], None),
                 Place::Served { target, command } => {
                     self.on_host(column, &[], Some((target, command)))
@@ -227,6 +254,13 @@ impl<'a> Programs<'a> {
             let (reports, seconds) = guest::judge(self, name, qemu, &functions)
                 .with_context(|| format!("in the guest of {name}"))?;
             for (column, report) in mine.into_iter().zip(reports) {
+                all.push(column.judged(report, seconds));
+            }
+        }
+        for column in columns {
+            if let Place::Driver(driver) = column.place {
+                let (report, seconds) =
+                    driver::judge(self, &column.id, driver).with_context(|| column.id.clone())?;
                 all.push(column.judged(report, seconds));
             }
         }
@@ -281,6 +315,11 @@ impl<'a> Programs<'a> {
 }
 
 impl Column {
+    /// Whether a driver is judged, not a device.
+    pub fn is_driver(&self) -> bool {
+        matches!(self.place, Place::Driver(_))
+    }
+
     fn judged(&self, report: Value, seconds: f64) -> Judged {
         println!("{}: {} in {seconds:.1} s", self.id, totals(&report));
         Judged {

@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use vfio_bindings::bindings::vfio::{
     VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_BAR5_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
-    VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
 };
 use vfio_ioctls::{VfioDevice, VfioOps};
 
@@ -204,7 +204,19 @@ impl Bus for VfioBus {
         connected.line(vector)
     }
 
+    /// Interrupts are disconnected first, whatever becomes of the reset: a receiving end from before
+    /// it is told of nothing more.
     fn reset(&self) -> Result<(), BusError> {
+        let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
+        if vectors.take().is_some() {
+            self.device
+                .disable_irq(VFIO_PCI_MSIX_IRQ_INDEX)
+                .map_err(|error| BusError::Refused {
+                    doing: "to disconnect interrupts",
+                    source: io::Error::other(error.to_string()),
+                })?;
+        }
+        drop(vectors);
         if !open::can_reset(Path::new("/sys"), self.address) {
             return Err(BusError::Exhausted {
                 what: "a reset of the function".to_owned(),

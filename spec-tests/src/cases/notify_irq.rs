@@ -70,6 +70,12 @@ fn isr_queue(bench: &Bench) -> Judged {
 }
 
 fn intx_status(bench: &Bench) -> Judged {
+    if let Some(at) = bench.capability(pci::ID_MSIX)? {
+        let control = bench.config_word(at + pci::MSIX_CONTROL)?;
+        arose(control & pci::MSIX_ENABLED == 0, || {
+            "MSI-X is enabled, and the clause is about functions that do without".to_owned()
+        })?;
+    }
     let mut live = bench.up(0)?;
     bench.isr()?;
     let pending = || Ok(bench.config_word(pci::STATUS)? & pci::STATUS_INTERRUPT != 0);

@@ -4,6 +4,8 @@
 pub const ID: u16 = 2;
 /// Bytes of a request's header.
 pub const HEADER: u64 = 16;
+/// Where in the header the sector is.
+pub const SECTOR_AT: u64 = 8;
 /// Bytes of a sector.
 pub const SECTOR: u64 = 512;
 /// Bytes of what GET_LIFETIME returns: three numbers.

@@ -5,7 +5,7 @@ use super::memory::Span;
 use super::outcome::{Absent, Stop, arose};
 use super::ring::{Layout, Ring};
 use super::trace::Trace;
-use crate::constants::{COMMON_LEN, Field, PAGE, Place, cfg_type, feature, reg, status};
+use crate::constants::{COMMON_LEN, Field, PAGE, Place, cfg_type, feature, pci, reg, status};
 use crate::target::Subject;
 use driver::bus::{Bus, Interrupt};
 use driver::memory::DmaMemory;
@@ -192,6 +192,25 @@ impl Bench {
     /// The bus's.
     pub fn config_word(&self, at: u16) -> Result<u16, Stop> {
         caps::word(self.bus.as_ref(), at)
+    }
+
+    /// Where the first conventional capability of this id is.
+    ///
+    /// # Errors
+    /// The bus's.
+    pub fn capability(&self, id: u8) -> Result<Option<u16>, Stop> {
+        let [mut at, _] = self.config_word(pci::CAPABILITIES)?.to_le_bytes();
+        for _ in 0..pci::CAPABILITIES_MAX {
+            if u16::from(at) < pci::CAPABILITIES_BEGIN {
+                break;
+            }
+            let [found, next] = self.config_word(u16::from(at))?.to_le_bytes();
+            if found == id {
+                return Ok(Some(u16::from(at)));
+            }
+            at = next;
+        }
+        Ok(None)
     }
 
     /// 32 bits of PCI configuration space.

@@ -148,6 +148,11 @@ impl Plan {
                 features: without(
                     feature::INDIRECT_DESC | feature::EVENT_IDX | feature::NOTIFICATION_DATA,
                 ),
+                ..base()
+            },
+            Self {
+                name: "plain-layout",
+                features: without(feature::NOTIFICATION_DATA),
                 odd: Odd::NONE,
                 ..base()
             },

@@ -68,6 +68,8 @@ impl Attempt {
         let (thread_target, thread_trace) = (Arc::clone(target), trace.clone());
         let body = move || {
             let fresh = thread_target.fresh(case.variant);
+            // A case that hangs keeps no target from its end.
+            drop(thread_target);
             let bench = fresh.and_then(|subject| Bench::new(subject, thread_trace, seed));
             let result = bench.and_then(|bench| (case.run)(&bench));
             // Nobody listens any more if this took too long.

@@ -8,9 +8,11 @@ use crate::harness::{Absent, Caps, Stop};
 use driver::bus::{Bus, BusError, Interrupt, VfioBus, VfioUserBus};
 use driver::memory::DmaMemory;
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -157,6 +159,7 @@ impl Remote {
         let bus = Arc::new(Again {
             bus,
             memory: Mutex::default(),
+            over: AtomicBool::new(false),
         });
         state.bus = Some(Arc::clone(&bus));
         Ok(bus)
@@ -228,11 +231,16 @@ impl Target for Remote {
 
     fn revive(&self) -> Result<(), String> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.bus = None;
+        if let Some(bus) = state.bus.take() {
+            bus.end(self.limit);
+        }
         if self.restart.is_some() {
             let bus = self.start(&mut state)?;
-            let memory = Mutex::default();
-            state.bus = Some(Arc::new(Again { bus, memory }));
+            state.bus = Some(Arc::new(Again {
+                bus,
+                memory: Mutex::default(),
+                over: AtomicBool::new(false),
+            }));
             return Ok(());
         }
         drop(state);
@@ -276,9 +284,32 @@ fn quiesce(bus: &dyn Bus, limit: Duration) -> Result<(), Stop> {
 struct Again {
     bus: Arc<dyn Bus>,
     memory: Mutex<Option<DmaMemory>>,
+    /// No access gets through any more.
+    over: AtomicBool,
 }
 
 impl Again {
+    /// Ends a case that was given up and goes on: its next access fails. A function is given to one
+    /// user at a time, so its end is awaited; one that hangs in an access is not, beyond the limit.
+    fn end(self: Arc<Self>, limit: Duration) {
+        self.over.store(true, Ordering::SeqCst);
+        let begun = Instant::now();
+        while Arc::strong_count(&self) > 1 && begun.elapsed() < limit {
+            thread::sleep(ASK_EVERY);
+        }
+    }
+
+    /// The bus, for a case that was not given up.
+    fn through(&self) -> Result<&dyn Bus, BusError> {
+        match self.over.load(Ordering::SeqCst) {
+            false => Ok(self.bus.as_ref()),
+            true => Err(BusError::Unreachable {
+                doing: "going on with a case that was given up",
+                source: io::Error::from(io::ErrorKind::TimedOut),
+            }),
+        }
+    }
+
     /// Zeroes what the last case had, which the device has been reset away from.
     fn clear(&self) -> Result<(), Stop> {
         if let Some(memory) = &*self.memory.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -291,34 +322,34 @@ impl Again {
 
 impl Bus for Again {
     fn config_read(&self, offset: u16, data: &mut [u8]) -> Result<(), BusError> {
-        self.bus.config_read(offset, data)
+        self.through()?.config_read(offset, data)
     }
     fn config_write(&self, offset: u16, data: &[u8]) -> Result<(), BusError> {
-        self.bus.config_write(offset, data)
+        self.through()?.config_write(offset, data)
     }
     fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) -> Result<(), BusError> {
-        self.bus.bar_read(bar, offset, data)
+        self.through()?.bar_read(bar, offset, data)
     }
     fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) -> Result<(), BusError> {
-        self.bus.bar_write(bar, offset, data)
+        self.through()?.bar_write(bar, offset, data)
     }
     fn dma_alloc(&self, len: u64) -> Result<DmaMemory, BusError> {
         let mut kept = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(memory) = kept.as_ref().filter(|memory| memory.len() == len) {
             return Ok(memory.clone());
         }
-        let memory = self.bus.dma_alloc(len)?;
+        let memory = self.through()?.dma_alloc(len)?;
         *kept = Some(memory.clone());
         Ok(memory)
     }
     fn interrupt(&self, vector: u16) -> Result<Arc<dyn Interrupt>, BusError> {
-        let interrupt = self.bus.interrupt(vector)?;
+        let interrupt = self.through()?.interrupt(vector)?;
         // What fired for an earlier case is none of this one's.
         interrupt.wait(Duration::ZERO);
         Ok(interrupt)
     }
     fn reset(&self) -> Result<(), BusError> {
-        self.bus.reset()
+        self.through()?.reset()
     }
 }
 

@@ -99,7 +99,7 @@ fn boot(bed: &TestBed, platform: Platform<'_>, tidemark: &Path) -> Result<serde_
 
 /// A disk with one FAT file system over all of it and a loader in its first sector. It is made
 /// without mounting anything.
-fn disk(bed: &TestBed, guest: &Guest<'_>, dir: &Path) -> Result<PathBuf> {
+pub fn disk(bed: &TestBed, guest: &Guest<'_>, dir: &Path) -> Result<PathBuf> {
     let file = |name: &str| dir.join(name);
     let arguments = guest.boot_files(&file("vmlinuz"), &file("initrd"))?;
     fs::write(

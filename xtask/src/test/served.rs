@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{ChildStderr, Command, Stdio};
+use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ const END: Duration = Duration::from_secs(20);
 /// A running `tidemark device vfio-user`.
 pub struct Served {
     process: Watched,
+    lines: Receiver<String>,
     stdout: JoinHandle<std::io::Result<String>>,
     stderr: JoinHandle<String>,
 }
@@ -63,12 +64,19 @@ impl Served {
             stdout.read_to_string(&mut text).map(|_| text)
         });
         let stderr = thread::spawn(move || forward(stderr, &send));
-        wait_for_listening(&lines).with_context(|| format!("`{shown}`"))?;
-        Ok(Self {
+        let served = Self {
             process,
+            lines,
             stdout,
             stderr,
-        })
+        };
+        served.listens().with_context(|| format!("`{shown}`"))?;
+        Ok(served)
+    }
+
+    /// Waits until it says that it listens, which one that serves several clients in turn does again.
+    pub fn listens(&self) -> Result<()> {
+        wait_for_listening(&self.lines)
     }
 
     /// The device's report beside the run of the guest that had it. What the device says at its end
@@ -95,9 +103,22 @@ impl Served {
         self.finish()
     }
 
-    /// What the device reports at its end, which the client's disconnect brings about; SIGTERM
-    /// does when that was not enough.
-    pub fn finish(mut self) -> Result<Value> {
+    /// What the device reports at its end.
+    pub fn finish(self) -> Result<Value> {
+        let (status, text, errors) = self.end()?;
+        ensure!(
+            status.success(),
+            "the device ended with {status}\n{}",
+            process::tail(&errors)
+        );
+        let last = text.lines().last().unwrap_or_default();
+        serde_json::from_str(last)
+            .with_context(|| format!("the device's last line is {last:?}, not a JSON object"))
+    }
+
+    /// Its end, which the client's disconnect brings about; SIGTERM does when that was not enough.
+    /// Gives its status and what it said on stdout and stderr.
+    pub fn end(mut self) -> Result<(ExitStatus, String, String)> {
         let mut status = self.process.wait(END)?;
         if status.is_none() {
             self.process.terminate()?;
@@ -116,14 +137,7 @@ impl Served {
             .join()
             .ok()
             .context("the reader of stderr panicked")?;
-        ensure!(
-            status.success(),
-            "the device ended with {status}\n{}",
-            process::tail(&errors)
-        );
-        let last = text.lines().last().unwrap_or_default();
-        serde_json::from_str(last)
-            .with_context(|| format!("the device's last line is {last:?}, not a JSON object"))
+        Ok((status, text, errors))
     }
 }
 
