@@ -157,7 +157,7 @@ pub(super) fn found(inner: &mut Inner, kept: bool) {
         });
     }
     if inner.plan.odd.large_structures && (!kept || inner.life.is(status::DRIVER_OK)) {
-        inner.book.check(&ANY_SIZE, kept, || {
+        inner.book.bore(&ANY_SIZE, kept, || {
             let how = if kept {
                 "came as far as"
             } else {

@@ -24,7 +24,19 @@ pub struct Account {
     /// How it was kept for the first time.
     pub kept: Option<String>,
     /// How it was broken for the first time, and what the driver had done before.
-    pub broken: Option<(String, Vec<String>)>,
+    broken: Option<(String, Vec<String>)>,
+    /// The driver gave up where it met this beside other things.
+    doubted: Option<(String, Vec<String>)>,
+}
+
+impl Account {
+    /// How it was broken for the first time, and what the driver had done before. A driver that gave
+    /// up where it met this has broken it, unless it did not give up elsewhere: then it was
+    /// something else that it gave up for.
+    pub fn broken(&self) -> Option<&(String, Vec<String>)> {
+        let doubted = self.doubted.as_ref().filter(|_| self.kept.is_none());
+        self.broken.as_ref().or(doubted)
+    }
 }
 
 /// The book that the judge keeps.
@@ -43,6 +55,18 @@ impl Ledger {
             account.kept.get_or_insert_with(saw);
         } else if account.broken.is_none() {
             account.broken = Some((saw(), self.steps.iter().cloned().collect()));
+        }
+    }
+
+    /// The driver met what a rule is about, and went on or gave up.
+    pub fn bore(&mut self, rule: &'static Rule, went_on: bool, saw: impl FnOnce() -> String) {
+        if went_on {
+            return self.check(rule, true, saw);
+        }
+        let account = self.accounts.entry(rule.name).or_default();
+        account.times += 1;
+        if account.doubted.is_none() {
+            account.doubted = Some((saw(), self.steps.iter().cloned().collect()));
         }
     }
 
@@ -79,6 +103,9 @@ impl Ledger {
             }
             if ours.broken.is_none() {
                 ours.broken.clone_from(&theirs.broken);
+            }
+            if ours.doubted.is_none() {
+                ours.doubted.clone_from(&theirs.doubted);
             }
         }
     }

@@ -328,7 +328,7 @@ fn gave_up(inner: &mut Inner, saw: &str) {
     config::found(inner, false);
     notify::found(inner, false);
     if inner.plan.features & RESERVED != 0 {
-        inner.book.broke(&UNKNOWN, saw);
+        inner.book.bore(&UNKNOWN, false, || saw.to_owned());
     }
 }
 

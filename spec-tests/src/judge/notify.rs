@@ -126,7 +126,7 @@ pub(super) fn found(inner: &mut Inner, kept: bool) {
     let Some(vectors) = inner.plan.vectors else {
         return;
     };
-    inner.book.check(&VECTORS, kept, || {
+    inner.book.bore(&VECTORS, kept, || {
         let how = if kept {
             "came as far as"
         } else {

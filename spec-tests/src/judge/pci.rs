@@ -370,7 +370,7 @@ pub fn found(inner: &mut Inner, kept: bool) {
         (&LARGE, odd.large_structures),
     ] {
         if provoked {
-            inner.book.check(rule, kept, || saw.to_owned());
+            inner.book.bore(rule, kept, || saw.to_owned());
         }
     }
     if kept && inner.pci.looked {

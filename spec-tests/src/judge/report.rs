@@ -47,9 +47,9 @@ pub fn report(
 fn entry(rule: &Rule, registry: &Registry, book: &Ledger) -> Option<Entry> {
     let clause = registry.get(rule.clause)?;
     let account = book.account(rule.name).cloned().unwrap_or_default();
-    let (outcome, saw, did) = match (account.broken, account.kept) {
-        (Some((saw, steps)), _) => (Outcome::Fail, vec![saw], steps),
-        (None, Some(saw)) => (Outcome::Pass, vec![saw], Vec::new()),
+    let (outcome, saw, did) = match (account.broken(), &account.kept) {
+        (Some((saw, steps)), _) => (Outcome::Fail, vec![saw.clone()], steps.clone()),
+        (None, Some(saw)) => (Outcome::Pass, vec![saw.clone()], Vec::new()),
         (None, None) => (Outcome::NotExercised, Vec::new(), Vec::new()),
     };
     Some(Entry {

@@ -136,7 +136,7 @@ fn try_out(mutant: &'static Mutant, registry: &Registry) -> Result<(), Failed> {
     let (mut broken, mut told) = (BTreeSet::new(), Vec::new());
     driver.bus.judge().book(|book| {
         for rule in rules() {
-            if let Some((saw, _)) = book.account(rule.name).and_then(|a| a.broken.clone()) {
+            if let Some((saw, _)) = book.account(rule.name).and_then(|account| account.broken()) {
                 broken.insert(registry.get(rule.clause).map(|clause| clause.id.clone()));
                 told.push(format!("{}: {saw}", rule.name));
             }

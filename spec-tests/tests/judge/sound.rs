@@ -65,7 +65,8 @@ fn broken(judge: &Judge, plan: &str, known: &[&str]) -> Result<(), Failed> {
     let mut told = Vec::new();
     judge.book(|book| {
         for rule in rules().filter(|rule| !known.contains(&rule.name)) {
-            if let Some((saw, steps)) = book.account(rule.name).and_then(|a| a.broken.clone()) {
+            if let Some((saw, steps)) = book.account(rule.name).and_then(|account| account.broken())
+            {
                 told.push(format!("{}: {saw} after {steps:#?}", rule.name));
             }
         }

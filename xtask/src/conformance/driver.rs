@@ -26,7 +26,7 @@ const DISKS: [&str; 9] = [
     "watch",
     "plain-rings",
     "notify-data",
-    "both-data",
+    ONE_VECTOR,
     "in-order",
     "packed",
     "packed-plain",
@@ -57,6 +57,12 @@ fact done yes
 ";
 const ENTROPY_WORK: &str = "\
 dd if=/dev/hwrng of=/tmp/random bs=16 count=8
+fact done yes
+";
+/// With one MSI-X vector Linux falls back on INTx, which the function does not have, and gives up.
+const ONE_VECTOR: &str = "both-data";
+const NO_DISK: &str = "\
+test ! -e /dev/vda
 fact done yes
 ";
 const FIRMWARE_WORK: &str = "\
@@ -145,6 +151,7 @@ fn guest<'a>(
     let work = match (driver, plan) {
         (Driver::Firmware, _) => FIRMWARE_WORK,
         (Driver::Linux(_), ENTROPY) => ENTROPY_WORK,
+        (Driver::Linux(_), ONE_VECTOR) => NO_DISK,
         (Driver::Linux(_), _) => DISK_WORK,
     };
     let mut guest = Guest::new(programs.bed, platform, work);

@@ -202,7 +202,19 @@ fn poll(inner: &mut Inner, index: u16, told: Option<Option<u16>>) -> usize {
     let found = view!(inner, index, |queue, view| {
         let outstanding = queue.held.iter().map(|chain| chain.slots).sum();
         let chains = match &mut queue.ring {
-            Some(Ring::Split(ring)) => ring.poll(&mut view, told),
+            Some(Ring::Split(ring)) => {
+                let mut chains = ring.poll(&mut view, told);
+                // What came while the device was about to ask for a notification may be without
+                // one. Who exposes more than the ring holds is broken, and is not followed.
+                for _ in 0..queue.size {
+                    let late = ring.poll(&mut view, None);
+                    if late.is_empty() {
+                        break;
+                    }
+                    chains.extend(late);
+                }
+                chains
+            }
             Some(Ring::Packed(ring)) => ring.poll(&mut view, told, outstanding),
             None => Vec::new(),
         };

@@ -6,6 +6,7 @@ use super::super::memory::Memory;
 use super::View;
 use crate::clause;
 use crate::constants::{feature, ring};
+use std::sync::atomic::{Ordering, fence};
 
 rules! {
     ALIGNED = clause!(split "R1"), "aligns_split_rings": "addresses of a split queue when it is enabled: multiples of 16, 2 and 4";
@@ -123,6 +124,8 @@ impl Split {
         } else if self.lie {
             view.memory.store(event, self.seen.wrapping_add(0x4000));
         }
+        // What was asked is seen by a driver whose entry is not seen when the device looks again.
+        fence(Ordering::SeqCst);
     }
 
     /// Takes new entries. `told` if a notification came for them, with what it said.
