@@ -86,6 +86,14 @@ pub fn judge(args: &JudgeArgs) -> anyhow::Result<()> {
         serve(&judge, path, &args.command, plan.name)?;
         judge.book(|seen| book.absorb(seen));
     }
+    if book.is_empty() {
+        let path = path.display();
+        return Err(Unreachable(format!(
+            "nobody drove the function: a client was expected to connect to {path} and to look for a \
+             virtio device there"
+        ))
+        .into());
+    }
     let name = match args.command.as_slice() {
         [] => "a driver".to_owned(),
         command => command.join(" "),

@@ -387,5 +387,20 @@ pub fn read_config(transport: &Transport) -> Result<BlkConfig, DriverError> {
     })
 }
 
+/// Refuses a disk that must be written zone by zone where ZONED is offered and among the features
+/// that are `left`.
+pub(crate) fn judge_zones(transport: &Transport, left: Features) -> Result<(), DriverError> {
+    use spec::blk::BlkFeatures;
+    use spec::zoned::{Characteristics, ZonedConfig, model};
+    if !BlkFeatures::from_bits_truncate(left.bits()).contains(BlkFeatures::ZONED) {
+        return Ok(());
+    }
+    let at = offset_of!(ZonedConfig, zoned) + offset_of!(Characteristics, model);
+    match transport.device_config(|config| config.u8(at))? {
+        model @ model::HOST_MANAGED => Err(DriverError::HostManaged { model }),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests;

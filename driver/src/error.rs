@@ -72,6 +72,16 @@ pub enum DriverError {
     /// The device does not offer features that are needed; FAILED has been set.
     #[error("the device does not offer {0:?}")]
     FeaturesMissing(Features),
+    /// The disk must be written zone by zone, and ZONED is not negotiated: it cannot be driven, and
+    /// FAILED has been set. Source: VIRTIO 1.4, "Block Device / Device Initialization".
+    #[error(
+        "the disk has zones that must be written in sequence (model {model}), and ZONED is not \
+         negotiated: only a driver of zoned disks can drive it"
+    )]
+    HostManaged {
+        /// `zoned.model` of the configuration.
+        model: u8,
+    },
     /// A facility was used whose feature was not negotiated.
     #[error("{0:?} is not negotiated")]
     NotNegotiated(Features),

@@ -9,6 +9,7 @@ pub use caps::{Capabilities, Region, enable};
 pub use config::ConfigReader;
 pub use queues::{Notifier, QueueSetup};
 
+use crate::blk;
 use crate::bus::Bus;
 use crate::error::DriverError;
 use regs::common;
@@ -169,8 +170,9 @@ impl Transport {
     /// negotiated.
     ///
     /// # Errors
-    /// [`DriverError::FeaturesMissing`] without VERSION_1, [`DriverError::FeaturesRefused`] (FAILED
-    /// is set in both cases), [`DriverError::Timeout`], or what the bus says.
+    /// [`DriverError::FeaturesMissing`] without VERSION_1, [`DriverError::FeaturesRefused`],
+    /// [`DriverError::HostManaged`] (FAILED is set in all these cases), [`DriverError::Timeout`], or
+    /// what the bus says.
     pub fn initialise(&self, wanted: Features) -> Result<Features, DriverError> {
         self.negotiate(wanted, Features::VERSION_1)
     }
@@ -191,6 +193,12 @@ impl Transport {
             return Err(DriverError::FeaturesMissing(missing));
         }
         let accepted = offered & (wanted | needed);
+        if self.device_id() == spec::blk::DEVICE_ID
+            && let Err(unfit) = blk::judge_zones(self, offered - accepted)
+        {
+            self.add_status(DeviceStatus::FAILED)?;
+            return Err(unfit);
+        }
         {
             let _selected = self.select();
             let low = accepted.bits() & u64::from(u32::MAX);

@@ -186,6 +186,14 @@ impl<'a> Programs<'a> {
                 });
             }
         }
+        all.push(Column {
+            id: "tidemark-driver".into(),
+            title: "Tidemark, driver".into(),
+            how: "`tidemark suspend` on the function that watches it".into(),
+            place: Place::Driver(driver::Driver::Ours),
+            ours: true,
+            quick: true,
+        });
         let kernels: [fn(&TestBed) -> &Kernel; 2] =
             [|bed| &bed.kernel_bookworm, |bed| &bed.kernel_trixie];
         for (name, kernel) in ["linux-bookworm", "linux-trixie"].into_iter().zip(kernels) {

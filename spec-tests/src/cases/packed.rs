@@ -172,8 +172,7 @@ fn as_they_complete(bench: &Bench) -> Judged {
         bench.fill(other)?;
         bench.packed_request(&mut live, one)?;
         bench.kick(0)?;
-        let last = one.part(one.len - 1, 1);
-        let complete = bench.wait(bench.limit, || bench.filled(last))?;
+        let complete = bench.wait(bench.limit, || bench.carried_out(one))?;
         arose(complete, || {
             format!("the first request is not carried out: {}", live.saw())
         })?;

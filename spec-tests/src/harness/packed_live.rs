@@ -167,7 +167,7 @@ impl Bench {
     }
 
     /// Makes a list of these segments available, notifies and waits. True if the device used it and
-    /// wrote `data` to its end.
+    /// carried it out.
     ///
     /// # Errors
     /// The memory's.
@@ -194,8 +194,7 @@ impl Bench {
     ) -> Result<bool, Stop> {
         live.ring.publish(staged)?;
         self.kick(0)?;
-        let last = data.part(data.len - 1, 1);
-        Ok(self.packed_settled(live)? && self.filled(last)?)
+        Ok(self.packed_settled(live)? && self.carried_out(data)?)
     }
 
     /// As [`Bench::packed_stage`], and makes it available.

@@ -148,6 +148,15 @@ impl Ring {
     /// # Errors
     /// The memory's.
     pub fn stage(&mut self, head: u16, chain: &[Segment]) -> Result<(), Stop> {
+        self.chain(head, chain)?;
+        self.expose(head)
+    }
+
+    /// Writes a chain from descriptor `head` on.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn chain(&self, head: u16, chain: &[Segment]) -> Result<(), Stop> {
         for (place, (index, segment)) in (head..).zip(chain).enumerate() {
             let mut flags = if segment.writable { WRITE } else { 0 };
             if place + 1 < chain.len() {
@@ -155,7 +164,7 @@ impl Ring {
             }
             self.descriptor(index, *segment, flags, index.wrapping_add(1))?;
         }
-        self.expose(head)
+        Ok(())
     }
 
     /// Writes the head of a chain that stands in the table already into the available ring;

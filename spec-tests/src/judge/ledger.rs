@@ -88,6 +88,11 @@ impl Ledger {
         self.steps.push_back(step);
     }
 
+    /// Whether no situation arose: nobody drove.
+    pub fn is_empty(&self) -> bool {
+        self.accounts.is_empty()
+    }
+
     /// What was seen of a rule, by its name.
     pub fn account(&self, name: &str) -> Option<&Account> {
         self.accounts.get(name)

@@ -623,10 +623,13 @@ pub(super) fn gone(inner: &mut Inner) {
                 "it went without reading the status after SUSPEND",
             );
         }
-        inner.book.broke(
-            &SUSPEND_READ,
-            "it went before the status showed the device suspended",
-        );
+        // A device that needs a reset will not show it.
+        if !inner.life.is(status::NEEDS_RESET) {
+            inner.book.broke(
+                &SUSPEND_READ,
+                "it went before the status showed the device suspended",
+            );
+        }
     }
     never_ready(inner);
     config::found(inner, true);

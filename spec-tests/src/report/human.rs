@@ -66,7 +66,7 @@ pub(super) fn at_length(entry: &Entry) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<9}{} {}, {}",
+        "{:<15} {} {}, {}",
         entry.outcome.name(),
         entry.clause,
         entry.level.name(),
@@ -74,7 +74,7 @@ pub(super) fn at_length(entry: &Entry) -> String {
     );
     let mut line = |what: &str, said: &str| {
         if !said.is_empty() {
-            let _ = writeln!(text, "  {what:<7}{said}");
+            let _ = writeln!(text, "  {what:<8} {said}");
         }
     };
     line("says", &entry.says);

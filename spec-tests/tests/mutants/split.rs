@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a defect that comes after use waits for it.
-const USE: Duration = Duration::from_millis(60);
+const USE: Duration = Duration::from_millis(200);
 
 /// A descriptor of queue 0's table.
 pub(super) struct Descriptor {

@@ -22,6 +22,7 @@ const WANTED: Features = Features::RING_EVENT_IDX
     .union(Features::RING_INDIRECT_DESC)
     .union(Features::RING_PACKED)
     .union(Features::NOTIFICATION_DATA)
+    .union(Features::NOTIF_CONFIG_DATA)
     .union(Features::ACCESS_PLATFORM)
     .union(Features::SUSPEND)
     .union(Features::QUEUE_STATE);
@@ -136,6 +137,14 @@ impl Rig {
             unannounced: 0,
             interrupts: 0,
         })
+    }
+
+    /// Reads the disk's size again: the device may have changed it since.
+    pub(super) fn look_again(&mut self) -> Result<(), VmError> {
+        let config = read_config(&self.transport);
+        let config = config.map_err(VmError::driver("reading the disk's size"))?;
+        self.capacity = config.capacity.get();
+        Ok(())
     }
 
     /// Number of queues.

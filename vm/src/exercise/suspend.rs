@@ -194,6 +194,7 @@ pub fn suspensions(
     let buffer = (memory.iova(), u32::try_from(memory.len()).unwrap_or(4096));
     let mut suspensions = Vec::new();
     for time in 0..times {
+        rig.look_again()?;
         for queue in 0..rig.queues() {
             let mut sector = u64::from(time);
             loop {

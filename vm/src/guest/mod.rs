@@ -49,6 +49,7 @@ fn wanted(means: Means) -> Features {
         | Features::RING_INDIRECT_DESC
         | Features::RING_RESET
         | Features::NOTIFICATION_DATA
+        | Features::NOTIF_CONFIG_DATA
         | needed(means)
         | Features::from_bits_retain(blk.bits())
 }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{Programs, check};
 use crate::guest::Guest;
+use crate::process::Watched;
 use crate::test::guest_boot;
 use crate::test::served::Served;
 use crate::testbed::{Kernel, Platform, TestBed};
@@ -77,63 +78,28 @@ pub enum Driver {
     Linux(fn(&TestBed) -> &Kernel),
     /// SeaBIOS's, of the QEMU that speaks vfio-user.
     Firmware,
-}
-
-impl Driver {
-    fn plans(self) -> Vec<&'static str> {
-        match self {
-            Self::Linux(_) => DISKS.into_iter().chain([ENTROPY]).collect(),
-            Self::Firmware => vec![FIRMWARE],
-        }
-    }
+    /// This project's, which is a client of the judge's socket.
+    Ours,
 }
 
 /// Judges a driver under all its plans. Gives the report and the seconds that it took.
 pub fn judge(programs: &Programs<'_>, id: &str, driver: Driver) -> Result<(Value, f64)> {
-    let bed = programs.bed;
-    let dir = bed.run_dir(&format!("judge-{id}"))?;
-    let (disk, output) = (dir.join("disk.img"), dir.join("report.json"));
-    let kernel = match driver {
-        Driver::Linux(kernel) => kernel(bed),
-        Driver::Firmware => &bed.kernel_bookworm,
-    };
-    let platform = Platform {
-        qemu: &bed.qemu_backports,
-        kernel,
-    };
-    let guests = driver
-        .plans()
-        .into_iter()
-        .map(|plan| Ok((plan, guest(programs, platform, driver, plan)?)))
-        .collect::<Result<Vec<_>>>()?;
-    match (driver, guests.first()) {
-        (Driver::Firmware, Some((_, guest))) => drop(guest_boot::disk(bed, guest, &dir)?),
-        _ => File::create(&disk)?.set_len(DISK)?,
-    }
+    let dir = programs.bed.run_dir(&format!("judge-{id}"))?;
     let sockets = tempfile::tempdir()?;
     let socket = sockets.path().join("judge.sock");
+    let output = dir.join("report.json");
     let mut command = Command::new(&programs.tidemark);
     command
         .arg("judge")
         .arg("--serve")
         .arg(format!("vfio-user:{}", socket.display()))
-        .args(["--level", "all", "--format", "json"])
-        .arg("--disk")
-        .arg(&disk)
-        .arg("--output")
+        .args(["--level", "all", "--format", "json", "--output"])
         .arg(&output);
-    for (plan, _) in &guests {
-        command.args(["--plan", plan]);
-    }
     let began = Instant::now();
-    let serving = Served::spawn(&mut command)?;
-    for (number, (plan, mut guest)) in guests.into_iter().enumerate() {
-        if number > 0 {
-            serving.listens()?;
-        }
-        boot(&mut guest, &dir, &socket, &serving).with_context(|| format!("plan {plan}"))?;
-    }
-    let (status, _, said) = serving.end()?;
+    let (status, said) = match driver {
+        Driver::Ours => beside(programs, command, &socket, &dir)?,
+        _ => in_guests(programs, driver, command, &socket, &dir)?,
+    };
     check(status.code().unwrap_or(-1), &said)?;
     let text = fs::read_to_string(&output)
         .with_context(|| format!("no report in {}", output.display()))?;
@@ -142,22 +108,80 @@ pub fn judge(programs: &Programs<'_>, id: &str, driver: Driver) -> Result<(Value
     Ok((serde_json::from_str(&text)?, seconds))
 }
 
-fn guest<'a>(
-    programs: &Programs<'a>,
-    platform: Platform<'a>,
+/// Our driver, started by the judge once for each plan.
+fn beside(
+    programs: &Programs<'_>,
+    mut command: Command,
+    socket: &Path,
+    dir: &Path,
+) -> Result<(ExitStatus, String)> {
+    let log = dir.join("said.log");
+    let said = File::create(&log)?;
+    command
+        .args(["--plan", "all", "--"])
+        .arg(&programs.tidemark);
+    command
+        .args(["suspend", "--target"])
+        .arg(format!("vfio-user:{}", socket.display()))
+        .stdout(said.try_clone()?)
+        .stderr(said);
+    let status = Watched::spawn(&mut command)?.wait(AT_MOST)?;
+    let status = status.context("it takes too long, and was ended")?;
+    Ok((status, fs::read_to_string(&log)?))
+}
+
+/// One boot for each plan, all of them at the same judge.
+fn in_guests(
+    programs: &Programs<'_>,
     driver: Driver,
-    plan: &str,
-) -> Result<Guest<'a>> {
-    let work = match (driver, plan) {
-        (Driver::Firmware, _) => FIRMWARE_WORK,
-        (Driver::Linux(_), ENTROPY) => ENTROPY_WORK,
-        (Driver::Linux(_), ONE_VECTOR) => NO_DISK,
-        (Driver::Linux(_), _) => DISK_WORK,
+    mut command: Command,
+    socket: &Path,
+    dir: &Path,
+) -> Result<(ExitStatus, String)> {
+    let bed = programs.bed;
+    let (kernel, plans) = match driver {
+        Driver::Linux(kernel) => (kernel(bed), [&DISKS[..], &[ENTROPY]].concat()),
+        _ => (&bed.kernel_bookworm, vec![FIRMWARE]),
+    };
+    let platform = Platform {
+        qemu: &bed.qemu_backports,
+        kernel,
+    };
+    let guests = plans
+        .into_iter()
+        .map(|plan| Ok((plan, guest(programs, platform, plan)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let disk = dir.join("disk.img");
+    match guests.first() {
+        Some((FIRMWARE, guest)) => drop(guest_boot::disk(bed, guest, dir)?),
+        _ => File::create(&disk)?.set_len(DISK)?,
+    }
+    command.arg("--disk").arg(&disk);
+    for (plan, _) in &guests {
+        command.args(["--plan", plan]);
+    }
+    let serving = Served::spawn(&mut command)?;
+    for (number, (plan, mut guest)) in guests.into_iter().enumerate() {
+        if number > 0 {
+            serving.listens()?;
+        }
+        boot(&mut guest, dir, socket, &serving).with_context(|| format!("plan {plan}"))?;
+    }
+    let (status, _, said) = serving.end()?;
+    Ok((status, said))
+}
+
+fn guest<'a>(programs: &Programs<'a>, platform: Platform<'a>, plan: &str) -> Result<Guest<'a>> {
+    let work = match plan {
+        FIRMWARE => FIRMWARE_WORK,
+        ENTROPY => ENTROPY_WORK,
+        ONE_VECTOR => NO_DISK,
+        _ => DISK_WORK,
     };
     let mut guest = Guest::new(programs.bed, platform, work);
-    match driver {
-        Driver::Linux(_) => guest.ext4()?.modules(&["virtio_rng"])?,
-        Driver::Firmware => guest.kernel_arguments(NO_VIRTIO).firmware(),
+    match plan {
+        FIRMWARE => guest.kernel_arguments(NO_VIRTIO).firmware(),
+        _ => guest.ext4()?.modules(&["virtio_rng"])?,
     };
     Ok(guest)
 }

@@ -5,8 +5,8 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::Options;
-use crate::conformance::Programs;
 use crate::conformance::matrix::side_by_side;
+use crate::conformance::{Programs, failures};
 use crate::figures;
 use crate::testbed;
 use crate::workspace::Workspace;
@@ -27,6 +27,13 @@ pub fn run(workspace: &Workspace, _options: &Options) -> Result<String> {
         let exercised = exercised(&one.value["report"]);
         figures[id] = json!({"exercised": exercised, "seconds": one.seconds});
         println!("{id}: {exercised} clauses exercised");
+        let ours = columns.iter().any(|column| column.ours && column.id == id);
+        let failed = failures(&one.value["report"]);
+        ensure!(
+            !ours || failed.is_empty(),
+            "{id} does not keep\n{}",
+            failed.join("\n")
+        );
         if id.starts_with("linux") {
             least = least.min(exercised);
         }

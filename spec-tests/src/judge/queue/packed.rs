@@ -7,6 +7,7 @@ use super::super::memory::Memory;
 use super::View;
 use crate::clause;
 use crate::constants::{feature, ring};
+use std::collections::VecDeque;
 
 rules! {
     ALIGNED = clause!(packed "R1"), "aligns_packed_rings": "addresses of a packed queue when it is enabled: multiples of 16, 4 and 4";
@@ -42,6 +43,9 @@ pub(in crate::judge) struct Packed {
     used_wrap: bool,
     /// A descriptor was available where the next is looked for when SUSPEND was written.
     marked: bool,
+    /// Places behind the last lists that no notification has named yet: a driver goes on while its
+    /// notification is on the way.
+    passed: VecDeque<u16>,
 }
 
 struct Desc {
@@ -101,6 +105,7 @@ impl Packed {
             used: at,
             used_wrap: wrap,
             marked: false,
+            passed: VecDeque::new(),
         }
     }
 
@@ -132,8 +137,6 @@ impl Packed {
         mut outstanding: u16,
     ) -> Vec<Chain> {
         let mut chains: Vec<Chain> = Vec::new();
-        // A driver goes on while its notification is on the way.
-        let mut places = Vec::new();
         // A ring has at most as many lists as descriptors.
         for _ in 0..self.size {
             if !available(view.memory.load(self.place(self.seen) + 14), self.seen_wrap) {
@@ -150,15 +153,20 @@ impl Packed {
                 )
             });
             chains.push(chain);
-            places.push(self.state().0);
+            self.passed.push_back(self.state().0);
         }
-        if let Some(Some(said)) = told
-            && !places.is_empty()
-        {
-            view.book.check(&PLACE, places.contains(&said), || {
-                format!("{said:#06x}; the next descriptors after each new list are {places:#06x?}")
-            });
+        if let Some(Some(said)) = told {
+            let named = self.passed.iter().position(|place| *place == said);
+            if !chains.is_empty() {
+                let passed = &self.passed;
+                view.book.check(&PLACE, named.is_some(), || {
+                    format!("{said:#06x}; the next descriptors after each list are {passed:x?}")
+                });
+            }
+            self.passed.drain(..named.map_or(0, |named| named + 1));
         }
+        let kept = usize::from(self.size).min(self.passed.len());
+        self.passed.drain(..self.passed.len() - kept);
         chains
     }
 
