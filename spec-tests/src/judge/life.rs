@@ -4,7 +4,7 @@ use super::function::{Inner, Once};
 use super::ledger::rules;
 use super::model::Model;
 use super::plan::{Kind, Plan, RESERVED};
-use super::{config, notify, pci, queue};
+use super::{config, notify, pci, queue, zoned};
 use crate::clause;
 use crate::constants::{feature, status};
 
@@ -318,6 +318,9 @@ fn failed(inner: &mut Inner) {
     if refused {
         inner.book.kept(&SAYS_FAILED, "it set FAILED");
         inner.book.kept(&GIVES_UP, "it set FAILED");
+    }
+    if inner.plan.kind == Kind::Zoned && !inner.life.is(status::FEATURES_OK) {
+        zoned::left_alone(&mut inner.book);
     }
     notify::gave_up(inner);
 }

@@ -63,6 +63,11 @@ pub(super) fn negotiated(accepted: u64, book: &mut Ledger) {
     }
 }
 
+/// The driver set FAILED and not FEATURES_OK.
+pub(super) fn left_alone(book: &mut Ledger) {
+    book.kept(&UNFIT, "it set FAILED");
+}
+
 pub(super) fn config(bytes: &mut [u8]) {
     let fields = [
         (72, ZONE),
