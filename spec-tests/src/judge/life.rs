@@ -32,6 +32,7 @@ rules! {
     UNKNOWN = clause!(features "R5"), "bears_unknown_features": "reserved bits are offered; the driver must come as far as DRIVER_OK";
     VERSION_1 = clause!(reserved "R1"), "accepts_version_1": "the accepted features: VERSION_1 is always offered";
     PACKED = clause!(reserved "R5"), "accepts_packed": "RING_PACKED is offered";
+    PLATFORM_ORDER = clause!(reserved "R6"), "accepts_order_platform": "ORDER_PLATFORM is offered";
     CONFIG_DATA = clause!(reserved "R12"), "accepts_notif_config_data": "NOTIF_CONFIG_DATA is offered";
     NO_SR_IOV = clause!(reserved "R9"), "refuses_sr_iov": "SR_IOV is offered without the capability and must not be accepted";
     SUSPEND_WHEN = clause!(suspend "R1"), "suspends_when_it_may": "SUSPEND is written: DRIVER_OK must be set and the feature agreed";
@@ -417,6 +418,7 @@ fn features_ok(inner: &mut Inner) {
     }
     for (bit, rule) in [
         (feature::RING_PACKED, &PACKED),
+        (feature::ORDER_PLATFORM, &PLATFORM_ORDER),
         (feature::NOTIF_CONFIG_DATA, &CONFIG_DATA),
     ] {
         if plan.offers(bit) {

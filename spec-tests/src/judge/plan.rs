@@ -147,7 +147,7 @@ impl Plan {
                 name: "plain-rings",
                 features: without(
                     feature::INDIRECT_DESC | feature::EVENT_IDX | feature::NOTIFICATION_DATA,
-                ),
+                ) | feature::ORDER_PLATFORM,
                 ..base()
             },
             Self {

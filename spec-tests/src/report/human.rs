@@ -98,12 +98,18 @@ pub(super) fn at_length(entry: &Entry) -> String {
     text
 }
 
-/// Every clause and its cases, one clause a line.
+/// Every clause and its cases, or the rules by which `tidemark judge` judges drivers; one clause a
+/// line.
 pub fn list(registry: &Registry) -> String {
     let mut text = String::new();
     for clause in registry.iter() {
         let mine = cases::all().filter(|case| case.clauses.iter().any(|name| clause.is(name)));
-        let names: Vec<_> = mine.map(|case| case.name).collect();
+        let mut names: Vec<_> = mine.map(|case| case.name).collect();
+        names.extend(
+            judge::rules()
+                .filter(|rule| clause.is(rule.clause))
+                .map(|rule| rule.name),
+        );
         let how = match (names.is_empty(), clause.no_case) {
             (false, _) => names.join(" "),
             (true, Some(reason)) => format!("({})", reason.name()),

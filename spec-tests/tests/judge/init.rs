@@ -235,6 +235,14 @@ pub const MUTANTS: &[Mutant] = &[
         },
     ),
     mutant(
+        "wants_no_order",
+        &[clause!(reserved "R6")],
+        || named("plain-rings"),
+        |d| {
+            accepting(d, 0, feature::ORDER_PLATFORM);
+        },
+    ),
+    mutant(
         "wants_no_config_data",
         &[clause!(reserved "R12")],
         || named("notify-data"),

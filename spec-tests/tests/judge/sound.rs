@@ -21,6 +21,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 const OUR_FEATURES: u64 = feature::INDIRECT_DESC
     | feature::EVENT_IDX
     | feature::RING_PACKED
+    | feature::ORDER_PLATFORM
     | feature::NOTIFICATION_DATA
     | feature::NOTIF_CONFIG_DATA
     | feature::RING_RESET

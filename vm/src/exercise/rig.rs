@@ -21,6 +21,7 @@ const INTERRUPT_WAIT: Duration = Duration::from_secs(1);
 const WANTED: Features = Features::RING_EVENT_IDX
     .union(Features::RING_INDIRECT_DESC)
     .union(Features::RING_PACKED)
+    .union(Features::ORDER_PLATFORM)
     .union(Features::NOTIFICATION_DATA)
     .union(Features::NOTIF_CONFIG_DATA)
     .union(Features::ACCESS_PLATFORM)

@@ -48,6 +48,7 @@ fn wanted(means: Means) -> Features {
     Features::RING_EVENT_IDX
         | Features::RING_INDIRECT_DESC
         | Features::RING_RESET
+        | Features::ORDER_PLATFORM
         | Features::NOTIFICATION_DATA
         | Features::NOTIF_CONFIG_DATA
         | needed(means)
