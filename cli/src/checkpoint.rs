@@ -6,21 +6,28 @@ use crate::receive::LISTENING;
 use crate::size;
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
-use migration::checkpoint::{EpochReport, FailoverError, Line, Primary, Secondary, Switch};
+use migration::checkpoint::{
+    Comparison, EpochReport, FailoverError, Line, Primary, Reporter, Secondary, Switch, Witness,
+};
 use serde_json::json;
 use std::io::{BufRead, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vm::guest::{EmulatedGuest, Pattern, Shape};
 use vm::{Backup, DiskFault, Hosting, Limits, MarkingMode, Means, evidence};
 
 const BLOCK: u64 = 4096;
+/// Milliseconds between two checkpoints at most, if nobody says otherwise.
+const PERIODIC: u64 = 100;
+/// The same where outputs are compared; QEMU's.
+const COMPARED: u64 = 20_000;
 
 #[derive(Debug, Subcommand)]
 pub enum CheckpointCommand {
-    /// Runs an emulated guest and sends periodic checkpoints of it; its disk's writes are held until
-    /// the secondary has each.
+    /// Runs an emulated guest and sends checkpoints of it, periodic ones unless outputs are compared;
+    /// its disk's writes are held until the secondary has each.
     ///
     /// Takes lines from its input: `checkpoint`, `failover`, `status`.
     Primary(PrimaryArgs),
@@ -55,9 +62,14 @@ pub struct PairArgs {
     /// Milliseconds that the other side may take for what is due within a checkpoint.
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     patience: u64,
-    /// Milliseconds from one checkpoint to the next, as a primary.
-    #[arg(long, value_name = "MS", default_value_t = 100)]
-    period: u64,
+    /// Milliseconds from one checkpoint to the next at most, as a primary; 100, or 20000 if outputs
+    /// are compared.
+    #[arg(long, value_name = "MS")]
+    period: Option<u64>,
+    /// Compares what the devices of both sides put out, on this connection: a checkpoint is made when
+    /// it differs. Both sides name it; the secondary listens there, and runs the guest's copy.
+    #[arg(long, value_name = "unix:PATH")]
+    compare: Option<Target>,
     /// Ends, as a primary, after so many checkpoints; never without.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -144,7 +156,9 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
         devices: 1,
         queues: 2,
         queue_size: 256,
-        depth: 32,
+        // What a CPU with more than one request in flight does next depends on which is done first,
+        // and the two sides would differ without a fault.
+        depth: if pair.compare.is_some() { 1 } else { 32 },
         blocks,
         pattern: Pattern::Random,
         writes_percent: 30,
@@ -157,19 +171,58 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
     vm::guest::Layout::new(&shape)?;
     evidence::format_disk(&pair.disk, 0, blocks)?;
     let mut guest = EmulatedGuest::boot(&shape, &hosting(pair, "primary"))?;
-    let epochs = protect(&mut guest, socket(&args.to)?, pair)?;
-    finish(&mut guest, pair, "primary", epochs)
+    let compare = pair.compare.as_ref().map(socket).transpose()?;
+    let pairing = protect(&mut guest, socket(&args.to)?, compare, pair)?;
+    finish(&mut guest, pair, "primary", &pairing)
 }
 
-/// Makes checkpoints of the guest until that ends and the guest is alone; how many there were.
+/// What became of a pair, as its primary saw it.
+struct Pairing {
+    epochs: Vec<EpochReport>,
+    comparison: Option<Arc<Comparison>>,
+}
+
+fn connect(to: &Path) -> Result<UnixStream, Unreachable> {
+    UnixStream::connect(to)
+        .map_err(|error| Unreachable(format!("cannot reach unix:{}: {error}", to.display())))
+}
+
+/// Holds what the guest puts out against what the secondary tells on another connection.
+fn compare(
+    guest: &mut EmulatedGuest,
+    to: &Path,
+    switch: &Switch,
+) -> anyhow::Result<Arc<Comparison>> {
+    let stream = connect(to)?;
+    let comparison = Comparison::new(switch.clone());
+    let hearing = Arc::clone(&comparison);
+    let thread = std::thread::Builder::new().name("comparison".to_owned());
+    let spawned = thread.spawn(move || {
+        let why = match hearing.hear(stream) {
+            Ok(()) => "the secondary tells nothing any more".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        eprintln!("outputs are not compared any more: {why}");
+    });
+    spawned.map(drop).context("starting a thread")?;
+    guest.tell(Some(Arc::clone(&comparison) as Arc<dyn Witness>));
+    Ok(comparison)
+}
+
+/// Makes checkpoints of the guest until that ends and the guest is alone.
 fn protect(
     guest: &mut EmulatedGuest,
     to: &Path,
+    compared: Option<&Path>,
     pair: &PairArgs,
-) -> anyhow::Result<Vec<EpochReport>> {
-    let stream = UnixStream::connect(to)
-        .map_err(|error| Unreachable(format!("cannot reach unix:{}: {error}", to.display())))?;
-    let (line, switch) = Line::new(stream);
+) -> anyhow::Result<Pairing> {
+    let (line, switch) = Line::new(connect(to)?);
+    let comparison = compared.map(|to| compare(guest, to, &switch)).transpose()?;
+    let period = pair.period.unwrap_or(if comparison.is_some() {
+        COMPARED
+    } else {
+        PERIODIC
+    });
     guest.ask_for_checkpoints(&switch);
     let patience = Duration::from_millis(pair.patience);
     let paired = Primary::pair(guest, line, switch.clone(), patience);
@@ -187,12 +240,13 @@ fn protect(
         }
     };
     listen_to_input(&switch)?;
-    eprintln!(
-        "paired: {} pages; periodic checkpoints every {} ms",
-        first.pages, pair.period
-    );
+    let kind = match &comparison {
+        None => "periodic checkpoints every",
+        Some(_) => "checkpoints when outputs differ, and at the latest after",
+    };
+    eprintln!("paired: {} pages; {kind} {period} ms", first.pages);
     let mut epochs = vec![first];
-    let ended = primary.run(Duration::from_millis(pair.period), |epoch| {
+    let ended = primary.run(Duration::from_millis(period), |epoch| {
         tracing::info!(?epoch);
         epochs.push(*epoch);
         if pair.count.is_some_and(|count| epoch.number >= count) {
@@ -210,7 +264,32 @@ fn protect(
     if !survived.aftermath.is_empty() {
         return Err(Failed("the guest did not go on whole".to_owned()).into());
     }
-    Ok(epochs)
+    Ok(Pairing { epochs, comparison })
+}
+
+fn listen(path: &Path) -> Result<UnixListener, Usage> {
+    UnixListener::bind(path)
+        .map_err(|error| Usage(format!("cannot listen on unix:{}: {error}", path.display())))
+}
+
+fn accept(listener: &UnixListener, path: &Path) -> anyhow::Result<UnixStream> {
+    let (stream, _) = listener.accept().context("waiting for a primary")?;
+    std::fs::remove_file(path).context("removing the socket")?;
+    Ok(stream)
+}
+
+/// Tells the primary on this connection what the guest's copy puts out.
+fn report(stream: UnixStream) -> anyhow::Result<Arc<Reporter>> {
+    let reporter = Reporter::new();
+    let telling = Arc::clone(&reporter);
+    let thread = std::thread::Builder::new().name("outputs".to_owned());
+    let spawned = thread.spawn(move || {
+        if let Err(error) = telling.run(stream) {
+            tracing::info!(%error, "outputs are not told any more");
+        }
+    });
+    spawned.map(drop).context("starting a thread")?;
+    Ok(reporter)
 }
 
 fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
@@ -220,15 +299,26 @@ fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
         evidence::format_disk(&pair.disk, 0, blocks)?;
     }
     let path = socket(&args.listen)?;
-    let listener = UnixListener::bind(path)
-        .map_err(|error| Usage(format!("cannot listen on unix:{}: {error}", path.display())))?;
+    let listener = listen(path)?;
+    let comparing = match &pair.compare {
+        Some(target) => {
+            let path = socket(target)?;
+            Some((listen(path)?, path))
+        }
+        None => None,
+    };
     let mut out = std::io::stdout();
     writeln!(out, "{LISTENING}unix:{}", path.display())?;
     out.flush()?;
-    let (stream, _) = listener.accept().context("waiting for a primary")?;
-    std::fs::remove_file(path).context("removing the socket")?;
-    let (line, switch) = Line::new(stream);
-    let mut backup = Backup::new(hosting(pair, "secondary"), args.memory_max, args.run_copy);
+    let (line, switch) = Line::new(accept(&listener, path)?);
+    let runs = args.run_copy || comparing.is_some();
+    let mut backup = Backup::new(hosting(pair, "secondary"), args.memory_max, runs);
+    let mut reporter = None;
+    if let Some((listener, path)) = comparing {
+        let telling = report(accept(&listener, path)?)?;
+        backup = backup.telling(Arc::clone(&telling) as Arc<dyn Witness>);
+        reporter = Some(telling);
+    }
     let patience = Duration::from_millis(pair.patience);
     let paired = Secondary::pair(&mut backup, line, switch.clone(), patience);
     let mut secondary = paired.map_err(|error| Failed(format!("no pair: {error}")))?;
@@ -236,6 +326,9 @@ fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
     let ended = secondary.run(|number, _| tracing::info!(number, "checkpoint"));
     eprintln!("checkpoints ended: {ended}");
     decide(&switch, pair.on_loss);
+    if let Some(reporter) = reporter {
+        reporter.close();
+    }
     let begin = Instant::now();
     let epochs = secondary.take_over().context("taking over")?;
     eprintln!(
@@ -243,12 +336,9 @@ fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
         begin.elapsed().as_secs_f64() * 1e3
     );
     let mut guest = backup.into_guest().context("no guest came")?;
-    let reports = match &args.then {
-        Some(target) => protect(&mut guest, socket(target)?, pair)?,
-        None => Vec::new(),
-    };
-    if !reports.is_empty() {
-        return finish(&mut guest, pair, "secondary, then primary", reports);
+    if let Some(target) = &args.then {
+        let pairing = protect(&mut guest, socket(target)?, None, pair)?;
+        return finish(&mut guest, pair, "secondary, then primary", &pairing);
     }
     end(&mut guest, pair)?;
     if pair.json {
@@ -300,9 +390,11 @@ fn finish(
     guest: &mut EmulatedGuest,
     pair: &PairArgs,
     side: &str,
-    epochs: Vec<EpochReport>,
+    pairing: &Pairing,
 ) -> anyhow::Result<()> {
     end(guest, pair)?;
+    let epochs = &pairing.epochs;
+    let compared = pairing.comparison.as_ref().map(|c| c.figures());
     let mut pauses: Vec<u64> = epochs.iter().skip(1).map(|epoch| epoch.pause_ns).collect();
     pauses.sort_unstable();
     let at = |percent: usize| {
@@ -315,7 +407,7 @@ fn finish(
     if pair.json {
         let object = json!({
             "side": side, "checkpoints": pauses.len(), "pause_p50_ns": p50, "pause_p99_ns": p99,
-            "requests": requests, "drained": true, "epochs": epochs,
+            "requests": requests, "drained": true, "epochs": epochs, "compared": compared,
         });
         println!("{object}");
     } else {
@@ -326,6 +418,13 @@ fn finish(
             p50 / 1000,
             p99 / 1000
         );
+        if let Some(compared) = compared {
+            println!(
+                "{} outputs of both sides were alike; they differed {} times, and one side was too far \
+                 ahead {} times",
+                compared.alike, compared.diverged, compared.ahead
+            );
+        }
     }
     Ok(())
 }

@@ -65,6 +65,9 @@ struct MoveArgs {
     /// started with the same
     #[arg(long, value_name = "FILE")]
     inflight: Option<PathBuf>,
+    /// Keep the stream in which the device's state went, for `tidemark stream inspect`
+    #[arg(long, value_name = "FILE")]
+    stream: Option<PathBuf>,
     /// Print one JSON object as the last line
     #[arg(long)]
     json: bool,
@@ -174,6 +177,7 @@ fn shift(args: &MoveArgs) -> Result<()> {
             .as_ref()
             .map(std::path::absolute)
             .transpose()?,
+        stream: args.stream.as_ref().map(std::path::absolute).transpose()?,
     };
     let answer = ask(&args.control, &request)?;
     let report: MoveReport = serde_json::from_value(answer).context("the mediator's answer")?;
@@ -196,6 +200,7 @@ fn shift(args: &MoveArgs) -> Result<()> {
         "carried     {} queues, {} maps, {} requests waiting",
         report.queues, report.maps, report.carried_over
     );
+    println!("stream      {} bytes", report.stream_bytes);
     if let Some(pages) = report.dirty_pages {
         println!("dirty       {pages} pages so far");
     }

@@ -1,6 +1,7 @@
 //! A pair of processes, of which one is killed.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
@@ -74,6 +75,11 @@ impl Side {
 }
 
 fn pair(folder: &Path, then: &[&str]) -> (Side, Side) {
+    pair_with(folder, then, &["--period", "5"])
+}
+
+/// A pair whose secondary and whose primary are told more.
+fn pair_with(folder: &Path, then: &[&str], more: &[&str]) -> (Side, Side) {
     let socket = format!("unix:{}", folder.join("pair").display());
     let (mine, theirs) = (disk(folder, "primary.img"), disk(folder, "secondary.img"));
     let mut arguments = vec![
@@ -88,20 +94,10 @@ fn pair(folder: &Path, then: &[&str]) -> (Side, Side) {
     arguments.extend(then);
     let mut secondary = Side::spawn(&arguments);
     secondary.listening();
-    let primary = Side::spawn(&[
-        "primary",
-        "--to",
-        &socket,
-        "--disk",
-        &mine,
-        "--memory",
-        "32M",
-        "--period",
-        "5",
-        "--requests",
-        "2000",
-    ]);
-    (primary, secondary)
+    let mut arguments = vec!["primary", "--to", &socket, "--disk", &mine];
+    arguments.extend(["--memory", "32M", "--requests", "2000"]);
+    arguments.extend(more);
+    (Side::spawn(&arguments), secondary)
 }
 
 #[test]
@@ -155,6 +151,31 @@ fn who_took_over_pairs_with_a_fresh_secondary() {
     assert_eq!(json["checkpoints"], 5, "{json}");
     third.process.kill().unwrap();
     third.process.wait().unwrap();
+}
+
+/// No timer makes a checkpoint here, and what is held has room.
+#[test]
+fn outputs_that_differ_make_a_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let compare = format!("unix:{}", path.join("compare").display());
+    let theirs = ["--compare", compare.as_str()];
+    let more = ["--compare", &compare, "--period", "3600000", "--count", "1"];
+    let (mut primary, mut secondary) = pair_with(path, &theirs, &more);
+    until(&mut primary.errors, "when outputs differ");
+    // Whatever the copy reads from now on is not what the guest reads.
+    let disk = std::fs::File::options()
+        .write(true)
+        .open(path.join("secondary.img"))
+        .unwrap();
+    for block in 0..(8 << 20) / 4096 {
+        disk.write_all_at(&[0xd1; 8], block * 4096 + 2048).unwrap();
+    }
+    let (_, json) = primary.end();
+    secondary.process.kill().unwrap();
+    secondary.process.wait().unwrap();
+    assert!(json["compared"]["diverged"].as_u64() >= Some(1), "{json}");
+    assert!(json["checkpoints"].as_u64() >= Some(1), "{json}");
 }
 
 #[test]

@@ -7,9 +7,10 @@ use crate::incoming::make_room;
 use crate::machine::{Hosting, Machine};
 use driver::dirty::DirtySet;
 use driver::memory::DmaMemory;
-use migration::checkpoint::Standby;
+use migration::checkpoint::{Standby, Witness};
 use migration::stream::SectionKind;
 use migration::{DeviceRecord, Guest, GuestError};
+use std::sync::Arc;
 
 /// Keeps a guest's last whole checkpoint, over disks of its own or the primary's.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Backup {
     guest: Option<EmulatedGuest>,
     /// Writes of the last checkpoint that are not on the disks yet, by device.
     owed: Vec<(usize, Vec<u8>)>,
+    /// Is told of what the guest's copy puts out, if that is compared.
+    witness: Option<Arc<dyn Witness>>,
 }
 
 impl Backup {
@@ -38,7 +41,15 @@ impl Backup {
             machine: None,
             guest: None,
             owed: Vec::new(),
+            witness: None,
         }
+    }
+
+    /// Tells somebody of what the guest's copy puts out between checkpoints.
+    #[must_use]
+    pub fn telling(mut self, witness: Arc<dyn Witness>) -> Self {
+        self.witness = Some(witness);
+        self
     }
 
     /// The guest, once a checkpoint has come.
@@ -55,7 +66,9 @@ impl Backup {
         match (&mut self.guest, self.machine.take()) {
             (Some(guest), _) => guest.reload(records)?,
             (None, Some(machine)) => {
-                self.guest = Some(EmulatedGuest::restore(machine, records, &self.hosting)?);
+                let mut guest = EmulatedGuest::restore(machine, records, &self.hosting)?;
+                guest.tell(self.witness.clone());
+                self.guest = Some(guest);
             }
             (None, None) => {
                 return Err(VmError::Wrong {
@@ -75,6 +88,9 @@ impl Backup {
             disk.check(writes)
                 .map_err(VmError::system("take held writes"))?;
             self.owed.push((number, writes.to_vec()));
+        }
+        if let Some(witness) = &self.witness {
+            witness.checkpoint();
         }
         Ok(())
     }
@@ -125,6 +141,7 @@ impl Backup {
             let out = disk.let_out().and_then(|()| device::blk::Disk::flush(disk));
             out.map_err(VmError::system("make the disk durable"))?;
         }
+        guest.tell(None);
         guest.leave_mark()?;
         guest.go_live()
     }

@@ -11,7 +11,8 @@
 
 use device::blk::Disk;
 use driver::dirty::PAGE_SIZE;
-use std::collections::BTreeMap;
+use migration::checkpoint::{Digest, Output, Witness};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -67,6 +68,17 @@ struct State {
     /// A FLUSH was let through at the boundary.
     flush_owed: bool,
     ask: Option<Ask>,
+    /// Is told of each write that is held, on a lane for each block.
+    told: Option<Told>,
+}
+
+/// Who is told of writes.
+struct Told {
+    witness: Arc<dyn Witness>,
+    /// Lane of block 0.
+    lane: u64,
+    /// Writes to each block since the last checkpoint.
+    writes: HashMap<u64, u64>,
 }
 
 /// Sectors of a block that were written.
@@ -116,6 +128,26 @@ impl Block {
     }
 }
 
+impl State {
+    fn count_anew(&mut self) {
+        if let Some(told) = &mut self.told {
+            told.writes.clear();
+        }
+    }
+
+    fn tell(&mut self, block: u64, within: usize, data: &[u8]) {
+        let Some(told) = &mut self.told else { return };
+        let index = told.writes.entry(block).or_default();
+        *index += 1;
+        let place = u64::try_from(within).unwrap_or(u64::MAX);
+        told.witness.output(Output {
+            lane: told.lane + block,
+            index: *index,
+            digest: Digest::default().word(place).bytes(data).value(),
+        });
+    }
+}
+
 impl HeldDisk {
     /// Over `disk`, through at first; a running guest may have about `limit` bytes held.
     pub fn new(disk: Box<dyn Disk>, limit: u64) -> Self {
@@ -134,6 +166,16 @@ impl HeldDisk {
     /// What to do when a checkpoint is wanted at once: a FLUSH waits, or there is no room.
     pub fn on_pressure(&self, ask: impl Fn() + Send + Sync + 'static) {
         self.lock().ask = Some(Arc::new(ask));
+    }
+
+    /// Tells somebody of each write that is held from now on, block by block; block 0 is `lane`, and
+    /// the others follow.
+    pub fn tell(&self, witness: Option<Arc<dyn Witness>>, lane: u64) {
+        self.lock().told = witness.map(|witness| Told {
+            witness,
+            lane,
+            writes: HashMap::new(),
+        });
     }
 
     /// Bytes of blocks that are held.
@@ -175,6 +217,7 @@ impl HeldDisk {
         if state.mode == Mode::Through {
             return None;
         }
+        state.count_anew();
         for (number, newer) in std::mem::take(&mut state.open) {
             state.sealed.entry(number).or_default().over(&newer);
         }
@@ -189,6 +232,11 @@ impl HeldDisk {
             }
         }
         Some(bytes)
+    }
+
+    /// Whether a FLUSH was let through that the guest is to see complete when its CPUs run again.
+    pub fn owes(&self) -> bool {
+        self.lock().flush_owed
     }
 
     /// The checkpoint is whole. If a FLUSH waited for it, what it took along goes to the storage and is
@@ -243,6 +291,7 @@ impl HeldDisk {
         state.open.clear();
         state.sealed.clear();
         state.flush_owed = false;
+        state.count_anew();
     }
 
     /// Writes what another one [sealed](Self::seal) to the storage. The bytes come from outside.
@@ -414,8 +463,9 @@ impl Disk for HeldDisk {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         for (number, within, from, len) in parts(offset, data.len()) {
-            let block = state.open.entry(number).or_default();
-            block.put(within, data.get(from..from + len).unwrap_or_default());
+            let data = data.get(from..from + len).unwrap_or_default();
+            state.tell(number, within, data);
+            state.open.entry(number).or_default().put(within, data);
         }
         Ok(data.len())
     }

@@ -20,6 +20,7 @@ mod pending;
 mod program;
 mod shadow;
 mod tracking;
+mod travelling;
 
 pub use control::{Control, ControlError, Request, ask};
 pub use moving::{InflightLog, MoveReport};
@@ -100,6 +101,12 @@ pub enum MediateError {
         name: String,
         /// What went wrong.
         error: DriverError,
+    },
+    /// The stream in which the state travels is not whole.
+    #[error("the device's state on its way: {why}; the guest stays where it was")]
+    Stream {
+        /// What was expected and what came, and where.
+        why: String,
     },
     /// A move failed, and the device that it began with does not run again.
     #[error("{error}; and {name} does not resume: {second}. The guest's device stands still")]

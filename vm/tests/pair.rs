@@ -19,7 +19,9 @@ use vm::{Backup, Hosting, Limits, MarkingMode, Means, evidence};
 
 const MEMORY: u64 = 16 << 20;
 const BLOCKS: u64 = 1024;
-const HOLD: u64 = 2 << 20;
+/// More than the disk has: a write that waits for room keeps one of the threads that do I/O, and here
+/// both sides share those, which no two processes do.
+const HOLD: u64 = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn shape(marking: MarkingMode) -> Shape {
@@ -112,6 +114,9 @@ impl Guest for Watched {
 impl Protected for Watched {
     fn hold(&mut self) -> Result<(), GuestError> {
         self.guest.hold()
+    }
+    fn owes(&self) -> bool {
+        self.guest.owes()
     }
     fn make_true(&mut self) -> Result<(), GuestError> {
         self.guest.make_true()

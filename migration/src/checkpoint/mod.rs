@@ -5,10 +5,11 @@
 //! copy, then for every checkpoint one epoch, its memory between SEND and SIZE as QEMU has it and
 //! its device state counted by SIZE.
 //!
-//! These are *periodic checkpoints*: one is made when a timer or a caller says so. Nothing compares
-//! the outputs of both sides.
+//! Without more these are *periodic checkpoints*: one is made when a timer or a caller says so. With a
+//! [comparison](compare) of the outputs of both sides one is also made when they differ.
 
 pub mod checker;
+pub mod compare;
 mod control;
 mod error;
 pub mod failover;
@@ -19,6 +20,7 @@ pub mod order;
 mod primary;
 mod secondary;
 
+pub use compare::{Comparison, Digest, Output, Reporter, Witness};
 pub use control::Control;
 pub use error::CheckpointError;
 pub use failover::{Begun, Failover, FailoverError};

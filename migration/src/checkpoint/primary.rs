@@ -43,7 +43,11 @@ pub struct EpochReport {
     pub harvest_ns: u64,
     /// Of that, sending memory and device state.
     pub send_ns: u64,
-    /// Of that, waiting until the secondary had loaded everything.
+    /// Of that, waiting for the secondary: until it had everything, or had loaded it if the guest
+    /// could not go on before.
+    pub wait_ns: u64,
+    /// From the last byte sent until the secondary had loaded everything; the guest runs while it
+    /// loads, unless it is owed something that holds only then.
     pub load_ns: u64,
 }
 
@@ -146,9 +150,10 @@ where
         let handed = Instant::now();
         self.control.hear(self.stream.get_mut())?;
         let loaded = Instant::now();
-        self.let_go_on()?;
+        self.guest.make_true()?;
+        self.guest.resume()?;
         let paused = begin.elapsed();
-        self.guest.release()?;
+        self.is_whole()?;
         Ok(EpochReport {
             number: 0,
             pages: sent,
@@ -158,6 +163,7 @@ where
             stop_ns: nanos(stopped - begin),
             harvest_ns: nanos(harvested - stopped),
             send_ns: nanos(handed - harvested),
+            wait_ns: nanos(loaded - handed),
             load_ns: nanos(loaded - handed),
         })
     }
@@ -165,8 +171,8 @@ where
     /// Makes one checkpoint. The guest runs when it returns.
     ///
     /// # Errors
-    /// Why there is none. The guest stays as it is, and a failover is to be waited for:
-    /// [`survive`](Self::survive).
+    /// Why there is none. The guest stays as it is, paused or not, and a failover is to be waited
+    /// for: [`survive`](Self::survive).
     pub fn checkpoint(&mut self) -> Result<EpochReport, CheckpointError> {
         let before = self.stream.written();
         self.switch.check()?;
@@ -192,12 +198,22 @@ where
         self.put(&devices)?;
         let handed = Instant::now();
         self.control.hear(self.stream.get_mut())?;
-        self.control.hear(self.stream.get_mut())?;
+        // The secondary has everything and will load it, whoever is gone: the guest may go on, and
+        // whatever it puts out meanwhile is held for the next checkpoint.
+        let owed = self.guest.owes();
+        if owed {
+            self.control.hear(self.stream.get_mut())?;
+            self.guest.make_true()?;
+        }
+        let answered = Instant::now();
+        self.guest.resume()?;
+        let paused = begin.elapsed();
+        if !owed {
+            self.control.hear(self.stream.get_mut())?;
+        }
         let loaded = Instant::now();
         self.epochs += 1;
-        self.let_go_on()?;
-        let paused = begin.elapsed();
-        self.guest.release()?;
+        self.is_whole()?;
         Ok(EpochReport {
             number: self.epochs,
             pages,
@@ -207,6 +223,7 @@ where
             stop_ns: nanos(stopped - begin),
             harvest_ns: nanos(harvested - stopped),
             send_ns: nanos(handed - harvested),
+            wait_ns: nanos(answered - handed),
             load_ns: nanos(loaded - handed),
         })
     }
@@ -287,12 +304,10 @@ where
         (survived, self.stream.into_inner())
     }
 
-    /// The checkpoint is whole: nothing of it is to be given back.
-    fn let_go_on(&mut self) -> Result<(), CheckpointError> {
+    /// The checkpoint is whole: nothing of it is to be given back, and its output goes out.
+    fn is_whole(&mut self) -> Result<(), CheckpointError> {
         self.sets.clear();
-        self.guest.make_true()?;
-        self.guest.resume()?;
-        Ok(())
+        Ok(self.guest.release()?)
     }
 
     fn start_tracking(&mut self) -> Result<(), CheckpointError> {

@@ -165,6 +165,8 @@ where
         self.switch.check()?;
         self.standby.stop(&mut self.own)?;
         self.say(Kind::Reply)?;
+        // While the primary's guest runs: afterwards it would wait for that.
+        self.roll_back()?;
         self.control.hear(self.stream.get_mut())?;
         self.epoch.pages.clear();
         self.epoch.records.clear();
@@ -183,7 +185,7 @@ where
         self.switch.begin_load()?;
         let told = self.say(Kind::Received);
         self.torn = true;
-        let loaded = self.restore().and_then(|()| self.load());
+        let loaded = self.store().and_then(|()| self.load());
         self.torn = loaded.is_err();
         let pending = self.switch.end_load();
         loaded?;
@@ -225,7 +227,6 @@ where
         }
         self.standby.stop(&mut self.own)?;
         if self.cache.is_some() {
-            self.epoch.pages.clear();
             self.roll_back()?;
             self.standby.load(&self.whole)?;
         }
@@ -300,13 +301,7 @@ where
         }
     }
 
-    /// Brings memory to the epoch that has come: what was written here goes, what came is stored.
-    fn restore(&mut self) -> Result<(), CheckpointError> {
-        self.roll_back()?;
-        self.store()
-    }
-
-    /// Undoes what was written here.
+    /// Undoes what was written here: memory is that of the last whole checkpoint.
     fn roll_back(&mut self) -> Result<(), CheckpointError> {
         let mut undone = std::mem::take(&mut self.own);
         self.own = DirtySet::new(self.all.len());
@@ -314,9 +309,6 @@ where
             return Ok(());
         };
         undone.intersect_with(&self.all);
-        for page in &self.epoch.pages {
-            undone.remove(*page);
-        }
         let mut bytes = [0; PAGE_BYTES];
         for page in undone.iter() {
             let at = page * PAGE_SIZE;

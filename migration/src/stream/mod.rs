@@ -9,6 +9,7 @@
 //! ([`mod@file`]): the bytes of the stream are the same.
 
 pub mod context;
+pub mod devices;
 pub mod epoch;
 pub mod file;
 pub mod framing;

@@ -26,7 +26,7 @@ enum Image {
     Ended,
 }
 
-impl<W: Write + AsFd> Outgoing<W> {
+impl<W: Write> Outgoing<W> {
     pub(super) fn new(to: W) -> Self {
         Self {
             writer: Writer::new(to),
@@ -45,12 +45,6 @@ impl<W: Write + AsFd> Outgoing<W> {
         let emulator = Emulator::ours(0);
         let record = libxl::Record::EmulatorXenstoreData(emulator, options);
         self.writer.libxl(&record)
-    }
-
-    /// One record of as many of the pages as it takes.
-    pub(super) fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> io::Result<Written> {
-        self.begin_image()?;
-        self.writer.pages(memory, pages)
     }
 
     /// A device's options, if it has any, and its state.
@@ -90,5 +84,13 @@ impl<W: Write + AsFd> Outgoing<W> {
             self.image = Image::Ended;
         }
         Ok(())
+    }
+}
+
+impl<W: Write + AsFd> Outgoing<W> {
+    /// One record of as many of the pages as it takes.
+    pub(super) fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> io::Result<Written> {
+        self.begin_image()?;
+        self.writer.pages(memory, pages)
     }
 }

@@ -22,6 +22,7 @@ use crate::cpu_log::CpuLogSource;
 use crate::emulated_bus::EmulatedBus;
 use crate::error::VmError;
 use crate::evidence::Marks;
+use crate::held::HeldDisk;
 use crate::hypervisor::{Means, Owner};
 use crate::machine::{Hosting, Machine, Remapper};
 use block::Stamp;
@@ -33,6 +34,7 @@ use driver::queue::Virtqueue;
 use journal::Journal;
 use life::Life;
 use migration::NamedSource;
+use migration::checkpoint::Witness;
 use spec::blk::BlkFeatures;
 use spec::features::Features;
 use spec::{packed, ring};
@@ -137,6 +139,8 @@ pub struct EmulatedGuest {
     suspended: bool,
     /// Of each moment that it can be brought back to, if it is checkpointed and leaves evidence.
     marks: Option<Marks>,
+    /// Is told of what its devices put out, if that is compared.
+    witness: Option<Arc<dyn Witness>>,
 }
 
 /// What a guest has done so far, on this host.
@@ -256,6 +260,7 @@ impl EmulatedGuest {
             gate: Arc::default(),
             sources,
             suspended: false,
+            witness: None,
         })
     }
 
@@ -316,6 +321,7 @@ impl EmulatedGuest {
                 notifier: notifier.map_err(VmError::driver("finding a doorbell"))?,
                 interrupt: device.transport.bus().interrupt(vector_of(&place))?,
                 life: device.life.clone(),
+                witness: self.witness.clone(),
             };
             let gate = Arc::clone(&self.gate);
             let thread = std::thread::Builder::new().name(format!("vcpu{}", place.vcpu));
@@ -405,6 +411,9 @@ impl EmulatedGuest {
 
 impl Drop for EmulatedGuest {
     fn drop(&mut self) {
+        // What waits in a disk for a checkpoint that nobody makes any more would hold up the threads
+        // that other guests' devices use. It stays in memory, and goes with it.
+        self.disks().for_each(HeldDisk::boundary);
         // Threads that go on would use a device that is going away.
         if let Err(error) = self.stop(Order::Pause) {
             tracing::debug!(%error, "stopping a guest that is dropped");

@@ -294,6 +294,9 @@ impl Guest for EmulatedGuest {
         }
         let saved = self.try_save().and_then(|saved| {
             self.leave_mark()?;
+            if let Some(witness) = &self.witness {
+                witness.checkpoint();
+            }
             Ok(saved)
         });
         saved.map_err(failed("saving the guest"))

@@ -5,9 +5,15 @@ use super::{EmulatedGuest, moving};
 use crate::error::VmError;
 use crate::held::HeldDisk;
 use driver::dirty::{DirtyError, DirtySet, PAGE_SIZE};
-use migration::checkpoint::{Protected, Switch};
+use migration::checkpoint::{Protected, Switch, Witness};
 use migration::{DeviceRecord, GuestError, NamedSource};
 use std::io;
+use std::sync::Arc;
+
+/// Lanes of outputs: a virtual CPU's completions have its number, and the blocks of a disk follow
+/// this one, those of each device so many after those of the one before.
+const DISK_LANES: u64 = 1 << 63;
+const LANES_OF_DISK: u64 = 1 << 48;
 
 fn storage(error: io::Error) -> GuestError {
     GuestError::new("writing what was held", error)
@@ -20,6 +26,15 @@ impl EmulatedGuest {
             let switch = switch.clone();
             held.on_pressure(move || switch.ask());
         }
+    }
+
+    /// Tells somebody of what its devices put out from the next run on: the writes to its disks
+    /// while they are held, and what its requests come to. For guests that are stopped.
+    pub fn tell(&mut self, witness: Option<Arc<dyn Witness>>) {
+        for (number, held) in (0..).zip(&self.machine.held) {
+            held.tell(witness.clone(), DISK_LANES + number * LANES_OF_DISK);
+        }
+        self.witness = witness;
     }
 
     /// Bytes that its disks hold.
@@ -89,6 +104,10 @@ impl Protected for EmulatedGuest {
         Ok(())
     }
 
+    fn owes(&self) -> bool {
+        self.machine.held.iter().any(HeldDisk::owes)
+    }
+
     fn make_true(&mut self) -> Result<(), GuestError> {
         let done = self.machine.held.iter().try_for_each(HeldDisk::make_true);
         done.map_err(storage)
@@ -100,6 +119,7 @@ impl Protected for EmulatedGuest {
     }
 
     fn let_out(&mut self) -> Result<(), GuestError> {
+        self.tell(None);
         let let_out = self.machine.held.iter().try_for_each(HeldDisk::let_out);
         let_out.map_err(storage)
     }

@@ -12,6 +12,7 @@ use driver::dirty::PAGE_SIZE;
 use driver::memory::DmaMemory;
 use driver::queue::Virtqueue;
 use driver::transport::Notifier;
+use migration::checkpoint::{Digest, Output, Witness};
 use spec::blk::{RequestHeader, SECTOR_SIZE, request, status};
 use spec::features::Features;
 use std::sync::Arc;
@@ -96,6 +97,8 @@ pub(crate) struct Wires {
     pub(crate) interrupt: Arc<dyn Interrupt>,
     /// If the device is reset now and then.
     pub(crate) life: Option<Arc<Life>>,
+    /// Is told of what its requests come to.
+    pub(crate) witness: Option<Arc<dyn Witness>>,
 }
 
 impl Vcpu {
@@ -275,7 +278,7 @@ impl Vcpu {
                 Some(number)
             }
         };
-        let reaped = self.reap(gate)?;
+        let reaped = self.reap(gate, wires.witness.as_deref())?;
         let submitted = if order == Order::Drain {
             0
         } else {
@@ -348,7 +351,7 @@ impl Vcpu {
     }
 
     /// Takes what has completed; returns how many.
-    fn reap(&mut self, gate: &Gate) -> Result<u64, VmError> {
+    fn reap(&mut self, gate: &Gate, witness: Option<&dyn Witness>) -> Result<u64, VmError> {
         let (mut count, mut reads) = (0, 0);
         while let Some(used) = self
             .queue
@@ -369,6 +372,9 @@ impl Vcpu {
             if !request.write {
                 set(&mut self.busy_frames, request.frame, false);
                 reads += 1;
+            }
+            if let Some(witness) = witness {
+                witness.output(self.shown(&request, used.len)?);
             }
             self.note(event, &request)?;
             count += 1;
@@ -400,6 +406,32 @@ impl Vcpu {
             Event::Completed
         } else {
             Event::Corrupt
+        })
+    }
+
+    /// A completed request as an output of the device: all that its driver can tell of it.
+    fn shown(&self, request: &SavedRequest, len: u32) -> Result<Output, VmError> {
+        let at = self.place.statuses + u64::from(request.slot);
+        let status = self.memory.load_u8(at, Ordering::Relaxed)?;
+        let mut digest = [
+            u64::from(request.write),
+            request.block,
+            request.frame,
+            u64::from(len),
+            u64::from(status),
+        ]
+        .into_iter()
+        .fold(Digest::default(), Digest::word);
+        if !request.write {
+            let mut page: Page = [0; BLOCK_BYTES];
+            self.memory
+                .read(self.layout.frame(&self.place, request.frame), &mut page)?;
+            digest = digest.bytes(&page);
+        }
+        Ok(Output {
+            lane: self.place.vcpu,
+            index: request.id,
+            digest: digest.value(),
         })
     }
 

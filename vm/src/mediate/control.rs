@@ -26,6 +26,8 @@ pub enum Request {
         to: String,
         /// The table of what a device that died had in flight.
         inflight: Option<PathBuf>,
+        /// Where the stream is kept in which the device's state went.
+        stream: Option<PathBuf>,
     },
     /// Says how things stand.
     Status,
@@ -106,7 +108,11 @@ impl Control {
     fn carry_out(&self, request: Request) -> Result<Value, String> {
         let value = match request {
             Request::Status => serde_json::to_value(self.mediator.report()),
-            Request::Move { to, inflight } => {
+            Request::Move {
+                to,
+                inflight,
+                stream,
+            } => {
                 let log = inflight.map(|path| InflightLog::open(&path)).transpose();
                 let log = log.map_err(|error| error.to_string())?;
                 let moved = (self.open)(&to)
@@ -115,6 +121,14 @@ impl Control {
                         moved.map_err(|error: MediateError| error.to_string())
                     })
                     .inspect_err(|error| tracing::warn!(to, error, "a move failed"))?;
+                if let Some(path) = stream {
+                    std::fs::write(&path, &moved.stream).map_err(|error| {
+                        let path = path.display();
+                        format!(
+                            "the device was moved; its stream cannot be kept in {path}: {error}"
+                        )
+                    })?;
+                }
                 serde_json::to_value(moved)
             }
         };

@@ -4,7 +4,7 @@ use super::access::signal;
 use super::face::Face;
 use super::maps::Maps;
 use super::pending::{index, pending};
-use super::{Back, Inner, MediateError, Mediator, program};
+use super::{Back, Inner, MediateError, Mediator, program, travelling};
 use device::queue::{InflightShape, InflightTable};
 use driver::bus::{BusError, RelayBus};
 use driver::state::{self, DeviceState, QueueSaved};
@@ -73,6 +73,11 @@ pub struct MoveReport {
     pub in_flight: u64,
     /// Pages that the old devices wrote since tracking began; absent unless they are tracked.
     pub dirty_pages: Option<u64>,
+    /// Bytes of the stream in which the device's state went; 0 if its driver had not started it.
+    pub stream_bytes: u64,
+    /// The stream itself.
+    #[serde(skip)]
+    pub stream: Vec<u8>,
 }
 
 impl Mediator {
@@ -174,14 +179,15 @@ impl Mediator {
         let runs = status.contains(DeviceStatus::DRIVER_OK);
         let mut attempt = || {
             let saved = if runs {
-                Some(self.take(inner, old, report, began)?)
+                let saved = self.take(inner, old, report, began)?;
+                Some(travelling::pack(&old.name, &saved)?)
             } else {
                 inner.harvest()?;
                 None
             };
             // An eventfd is one device's.
             program::disconnect(old).map_err(|error| failed(error.into()))?;
-            self.put(inner, new, before, saved.as_ref(), report)
+            self.put(inner, new, before, saved, report)
         };
         let Err(error) = attempt() else { return Ok(()) };
         // Whatever it has become: only one device may run.
@@ -227,20 +233,23 @@ impl Mediator {
         Ok(saved)
     }
 
-    /// Makes the new device what the old one was, and runs it.
+    /// Makes the new device what the old one was, by the stream that its state came in, and runs it.
     fn put(
         &self,
         inner: &mut Inner,
         new: &Back,
         before: &Maps,
-        saved: Option<&DeviceState>,
+        stream: Option<Vec<u8>>,
         report: &mut MoveReport,
     ) -> Result<(), MediateError> {
+        let saved = stream.as_deref().map(travelling::unpack).transpose()?;
+        report.stream = stream.unwrap_or_default();
+        report.stream_bytes = u64::try_from(report.stream.len()).unwrap_or(u64::MAX);
         let program = |inner: &Inner| -> Result<u64, DriverError> {
             inner.shadow.configure(&self.face, &*new.bus)?;
             let maps = program::map(new, before, &inner.maps)?;
             program::connect(new, &inner.vectors)?;
-            match saved {
+            match &saved {
                 Some(saved) => state::restore(&new.transport, saved)?,
                 None => program::initialise(new, &self.face, &inner.shadow)?,
             }
@@ -328,7 +337,8 @@ impl Mediator {
             report.carried_over += pending(&inner.maps, &stands, accepted)?;
             Ok((avail, used))
         })?;
-        self.put(inner, new, before, Some(&saved), report)
+        let stream = travelling::pack(&inner.name, &saved)?;
+        self.put(inner, new, before, Some(stream), report)
     }
 }
 

@@ -4,7 +4,8 @@
 //! 32 requests in flight, the device is moved back and forth between them; then servers are killed
 //! and fresh ones take over from their in-flight tables. The journal proves that every sector holds
 //! what was written last, the kernel's count of bytes agrees with the servers' (so no write was lost
-//! or done twice by a move), and the kernel's log has no complaint. The negative control is a
+//! or done twice by a move), and the kernel's log has no complaint. The state of each device goes in a
+//! stream of Xen's format, as EMULATOR_CONTEXT, which is kept and verified. The negative control is a
 //! server that takes over without the table: requests stay in flight, and the journal never ends.
 
 mod bed;
@@ -104,8 +105,11 @@ impl Proof<'_> {
         let vm = guest.start(&bed.dir)?;
         worked(&vm)?;
         let mut reports = Vec::new();
+        let stream = bed.dir.join("device.xl");
         for name in ["b", "a"].into_iter().cycle().take(moves) {
-            let report = bed.shift(name, &[]).map_err(|error| vm.explained(error))?;
+            let report = bed.shift(name, &["--stream", &stream.to_string_lossy()]);
+            let report = report.map_err(|error| vm.explained(error))?;
+            bed.travelled(&stream, &report)?;
             reports.push(report);
             // The guest has got on since.
             worked(&vm)?;
@@ -154,6 +158,7 @@ impl Proof<'_> {
             "downtime_ms": spread(&reports, "downtime_ms"),
             "suspend_ms": spread(&reports, "suspend_ms"),
             "maps": carried("maps"),
+            "stream_bytes": carried("stream_bytes"),
             "carried_over": carried("carried_over"),
             "requests": sum("requests"),
             "dirty_pages": status["dirty_pages"],
@@ -176,13 +181,16 @@ impl Proof<'_> {
         let vm = guest.watch(mediator.process())?.start(&bed.dir)?;
         worked(&vm)?;
         let mut reports = Vec::new();
+        let stream = bed.dir.join("device.xl");
         for kill in 1..=KILLS {
             let next = format!("s{kill}");
             worked(&vm)?;
             server.kill()?;
             server = bed.serve(&next, "s", &slow)?;
-            let report = bed.shift(&next, &["--inflight", &table.to_string_lossy()]);
+            let [table, kept] = [&table, &stream].map(|path| path.to_string_lossy());
+            let report = bed.shift(&next, &["--inflight", &table, "--stream", &kept]);
             let report = report.map_err(|error| vm.explained(error))?;
+            bed.travelled(&stream, &report)?;
             ensure!(report["takeover"] == true, "not a takeover: {report}");
             reports.push(report);
             worked(&vm)?;

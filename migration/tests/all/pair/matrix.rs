@@ -201,6 +201,53 @@ fn a_survivor_pairs_again() {
     assert!(Some(&now) == machine.snapshots.last());
 }
 
+/// The guest goes on when everything is there, while the secondary loads, unless it is owed something
+/// that holds only then.
+#[test]
+fn a_guest_that_is_owed_nothing_goes_on_before_it_is_loaded() {
+    for owed in [false, true] {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (tells, told) = std::sync::mpsc::channel();
+        let (sees, seen) = std::sync::mpsc::channel();
+        let (line, mine) = Line::new(here);
+        let (their_line, theirs) = Line::new(there);
+        let other = std::thread::spawn(move || {
+            let mut copy = Copy::new(false);
+            let mut loads = 0;
+            copy.look = Some(Box::new(move || {
+                loads += 1;
+                // The first copy is loaded while the guest waits, as ever. After it: who waits for
+                // LOADED cannot have gone on now.
+                let went_on = match owed || loads == 1 {
+                    true => told.try_recv().is_ok(),
+                    false => told.recv_timeout(NEVER).is_ok(),
+                };
+                sees.send(went_on).unwrap();
+            }));
+            Secondary::pair(&mut copy, their_line, theirs, PATIENCE)
+                .unwrap()
+                .run(|_, _| {});
+        });
+        let mut machine = Machine::new(3);
+        let (mut primary, _) = Primary::pair(&mut machine, line, mine.clone(), NEVER).unwrap();
+        let mut random = Random::new(3);
+        // Which is owed something by what it has said so far.
+        for _ in 0..1 + u64::from(owed) {
+            primary.guest().work(&mut random);
+        }
+        primary.guest().told = Some(tells);
+        let report = primary.checkpoint().unwrap();
+        assert!(!seen.recv().unwrap(), "the first copy");
+        assert_eq!(seen.recv().unwrap(), !owed);
+        assert!(owed || report.wait_ns <= report.load_ns, "{report:?}");
+        let guest = primary.guest();
+        assert_eq!(guest.seen, guest.produced);
+        mine.fail_over().unwrap();
+        primary.survive().unwrap();
+        other.join().unwrap();
+    }
+}
+
 /// Asked for between the two looks of step 3: nothing is sent any more.
 #[test]
 fn a_failover_that_is_asked_for_ends_the_loop_and_a_second_is_refused() {

@@ -118,6 +118,21 @@ impl<'a> Bed<'a> {
         answer(&mut command)
     }
 
+    /// Verifies the stream in which a device's state went: all of the one that was moved with this
+    /// report.
+    pub fn travelled(&self, stream: &Path, report: &Value) -> Result<()> {
+        let mut command = Command::new(self.tidemark);
+        command.args(["stream", "verify", "--json"]).arg(stream);
+        let verified = answer(&mut command)?;
+        let devices = verified["totals"]["devices"].as_array().map(Vec::len);
+        ensure!(
+            devices == Some(1) && verified["totals"]["bytes"] == report["stream_bytes"],
+            "expected one device in {}, got {verified} for {report}",
+            stream.display()
+        );
+        Ok(())
+    }
+
     pub fn status(&self) -> Result<Value> {
         answer(&mut self.control("status"))
     }
