@@ -2,7 +2,7 @@
 //! owner. Judged like any move, each with its negative control.
 
 use migration::observe::Silent;
-use migration::policy::Policy;
+use migration::policy::Rounds;
 use vm::guest::{Pattern, Shape};
 use vm::{InProcess, Limits, MarkingMode, Means, Outcome, migrate_in_process};
 
@@ -24,7 +24,7 @@ fn plan(pattern: Pattern, means: Means) -> InProcess {
             packed: false,
         },
         granularity: 4096,
-        policy: Policy {
+        policy: Rounds {
             min_rounds: 5,
             max_rounds: 6,
             stop_pages: 64,

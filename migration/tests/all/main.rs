@@ -5,6 +5,8 @@ mod common;
 mod cut;
 mod damage;
 mod fixtures;
+mod lanes;
+mod limits;
 mod pair;
 mod precopy;
 mod reader;
