@@ -12,4 +12,5 @@ mod precopy;
 mod reader;
 mod records;
 mod rules;
+mod sources;
 mod writes;
