@@ -171,11 +171,13 @@ fn sensible(args: &MigrateArgs) -> Result<(), Usage> {
              --unconverged throttle for a guest that does not converge",
         );
     }
-    if matches!(args.to, Some(Target::Unix(_) | Target::Tcp(_)))
-        && (args.disk.is_empty() || args.evidence.is_none())
+    if matches!(
+        args.to,
+        Some(Target::Unix(_) | Target::Tcp(_) | Target::Standard)
+    ) && (args.disk.is_empty() || args.evidence.is_none())
     {
         return refuse(
-            "--to unix:PATH and tcp:HOST:PORT: expected --disk and --evidence as well, the same \
+            "--to unix:PATH, tcp:HOST:PORT and -: expected --disk and --evidence as well, the same \
              as those of the `tidemark receive` there",
         );
     }

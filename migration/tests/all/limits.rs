@@ -349,6 +349,40 @@ fn a_silent_destination_does_not_hold_the_guest() {
     drop(there);
 }
 
+/// Nobody reads and nothing has a time limit: only hanging up ends the wait.
+#[test]
+fn a_migration_that_waits_for_its_connection_is_cancelled() {
+    struct Tell(std::sync::mpsc::Sender<()>);
+    impl Observer for Tell {
+        fn round_started(&mut self, _: u32, _: u64, _: bool) {
+            self.0.send(()).unwrap();
+        }
+    }
+    let (here, mut there) = Connection::pair().unwrap();
+    // There is room over there, and that is the last that is heard.
+    std::io::Write::write_all(&mut there, &[4, 0, 0x44, 0x54, 0, 0, 0, 0]).unwrap();
+    let cancel = Arc::new(Cancel::default());
+    let ears = here.clone();
+    cancel.on_cancel(move || ears.hang_up());
+    let (sender, started) = std::sync::mpsc::channel();
+    let other = Arc::clone(&cancel);
+    let canceller = std::thread::spawn(move || {
+        started.recv().unwrap();
+        other.cancel()
+    });
+    let mut guest = FakeGuest::new();
+    let mut stream = live::Source::new(here);
+    let options = options(&ROUNDS, &cancel);
+    let done = migrate(&mut guest, &mut stream, &options, &mut Tell(sender));
+    let failure = done.unwrap_err();
+    assert!(canceller.join().unwrap());
+    assert!(
+        matches!(failure.error, MigrationError::Cancelled),
+        "{failure:?}"
+    );
+    assert!(failure.resumed && guest.runs);
+}
+
 /// Pages of zeros go without bytes once, and never again.
 #[test]
 fn zeros_are_elided_in_the_bulk_alone() {
