@@ -5,7 +5,7 @@
 
 use benches::{Bound, Line, Mode, finish, settle, wanted};
 use migration::observe::Silent;
-use migration::policy::Policy;
+use migration::policy::Rounds;
 use std::process::ExitCode;
 use vm::guest::{Pattern, Shape};
 use vm::{InProcess, Limits, MarkingMode, Means, migrate_in_process};
@@ -32,7 +32,7 @@ fn run(seed: u64) -> (f64, String) {
             packed: false,
         },
         granularity: 4096,
-        policy: Policy::for_memory(MEMORY / 4096),
+        policy: Rounds::for_memory(MEMORY / 4096),
         plain_copies: 3,
         before: 2000,
         after: 2000,

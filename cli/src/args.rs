@@ -2,8 +2,10 @@
 
 use crate::size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use migration::transport::Terms;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 use vm::MarkingMode;
 use vm::guest::Pattern;
 
@@ -60,6 +62,10 @@ pub enum Target {
     Unix(PathBuf),
     /// A file.
     File(PathBuf),
+    /// TCP, HOST:PORT.
+    Tcp(String),
+    /// Standard input or output.
+    Standard,
 }
 
 impl FromStr for Target {
@@ -69,7 +75,11 @@ impl FromStr for Target {
         match text.split_once(':') {
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => Err(format!("expected unix:PATH or file:PATH, got '{text}'")),
+            Some(("tcp", address)) if address.contains(':') => Ok(Self::Tcp(address.to_owned())),
+            None if text == "-" => Ok(Self::Standard),
+            _ => Err(format!(
+                "expected unix:PATH, tcp:HOST:PORT, file:PATH or -, got '{text}'"
+            )),
         }
     }
 }
@@ -141,6 +151,63 @@ impl From<WorkloadArg> for Pattern {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PolicyArg {
+    /// At least three rounds after the first, at most --max-rounds, and a stop when 1/128 of the
+    /// memory or less was dirty.
+    Rounds,
+    /// Xen's default: a stop below 50 dirty pages or after 5 rounds.
+    Xen,
+    /// A stop when the rest fits into --downtime-limit at the bandwidth that was measured.
+    Downtime,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnconvergedArg {
+    /// It gets as many rounds again, and stays if that does not help.
+    Extend,
+    /// It is slowed down, by another step each round, and stays if that does not help.
+    Throttle,
+    /// It stays.
+    Stop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressArg {
+    /// Bars, if the standard error is a terminal.
+    Bars,
+    /// One JSON object a line on the standard output.
+    Json,
+    /// None.
+    Off,
+}
+
+/// How connections are made; the same on both sides.
+#[derive(Debug, Args)]
+pub struct ConnectionArgs {
+    /// Connections over which pages are sent; both sides must agree.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub connections: u8,
+    /// Seconds that a connection may stand still before it counts as broken.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    pub timeout: u32,
+    /// Allows plain TCP to and from other machines, where anybody on the way sees the guest's
+    /// memory.
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+impl ConnectionArgs {
+    /// The same, as the library has it.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            connections: self.connections.into(),
+            timeout: Duration::from_secs(self.timeout.into()),
+            insecure: self.insecure,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
     /// How the device tracks the pages that it writes.
@@ -189,11 +256,14 @@ pub struct MigrateArgs {
     /// Size of temporary disks.
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse, conflicts_with = "disk")]
     pub disk_size: u64,
-    /// Sends the guest to a `tidemark receive` instead of a process of its own (unix:PATH; both
-    /// need the same disks and the same folder for evidence), or saves it to a file (file:PATH),
-    /// from which a process of its own takes it up.
-    #[arg(long, value_name = "unix:PATH|file:PATH")]
+    /// Sends the guest to a `tidemark receive` instead of a process of its own (unix:PATH,
+    /// tcp:HOST:PORT; both need the same disks and the same folder for evidence), or saves it to a
+    /// file (file:PATH), from which a process of its own takes it up, or writes it to the standard
+    /// output (-), where nobody judges what becomes of it.
+    #[arg(long, value_name = "unix:PATH|tcp:HOST:PORT|file:PATH|-")]
     pub to: Option<Target>,
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
     /// Folder where both sides leave their evidence, kept. Default: a temporary one.
     #[arg(long, value_name = "DIR")]
     pub evidence: Option<PathBuf>,
@@ -204,6 +274,27 @@ pub struct MigrateArgs {
     /// Rounds after which the guest is stopped whatever it dirties.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..))]
     pub max_rounds: u32,
+    /// When the guest is stopped. Default: rounds, or downtime with --downtime-limit.
+    #[arg(long, value_enum)]
+    pub policy: Option<PolicyArg>,
+    /// Milliseconds for which the guest may stand still, as estimated before it is stopped.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub downtime_limit: Option<u32>,
+    /// What becomes of a guest that would stand still for longer than --downtime-limit after
+    /// --max-rounds.
+    #[arg(long, value_enum, default_value = "extend")]
+    pub unconverged: UnconvergedArg,
+    /// Most bytes per second while the guest runs; the last round is not held to it. Sizes take
+    /// K, M, G.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub max_bandwidth: Option<u64>,
+    /// Refused: a guest that has begun to run at its destination before its memory is there is
+    /// lost when the connection is.
+    #[arg(long)]
+    pub postcopy: bool,
+    /// How progress is shown.
+    #[arg(long, value_enum, default_value = "bars")]
+    pub progress: ProgressArg,
     /// Prints one JSON object as the last line instead of the table.
     #[arg(long)]
     pub json: bool,
@@ -212,11 +303,18 @@ pub struct MigrateArgs {
 #[derive(Debug, Args)]
 pub struct ReceiveArgs {
     /// Where to wait for the guest.
-    #[arg(long, value_name = "unix:PATH", required_unless_present = "from")]
+    #[arg(
+        long,
+        value_name = "unix:PATH|tcp:HOST:PORT",
+        required_unless_present = "from"
+    )]
     pub listen: Option<Target>,
-    /// Takes the guest up from a file that `tidemark migrate --to file:PATH` wrote.
-    #[arg(long, value_name = "file:PATH", conflicts_with = "listen")]
+    /// Takes the guest up from a file that `tidemark migrate --to file:PATH` wrote, or from the
+    /// standard input what `--to -` writes.
+    #[arg(long, value_name = "file:PATH|-", conflicts_with = "listen")]
     pub from: Option<Target>,
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
     /// Disk of a device, for each device one: the same as the source's.
     #[arg(long, value_name = "FILE", required = true)]
     pub disk: Vec<PathBuf>,

@@ -1,22 +1,29 @@
 //! `tidemark migrate`.
 
-use crate::args::{MigrateArgs, RingArg, StateArg, Target};
+use crate::args::{MigrateArgs, PolicyArg, ProgressArg, RingArg, StateArg, Target, UnconvergedArg};
 use crate::exit::{Failed, Unreachable, Usage};
-use crate::progress::Bars;
+use crate::progress::{Bars, Events};
 use crate::receive::LISTENING;
 use crate::summary;
 use anyhow::Context;
-use migration::policy::Policy;
+use migration::Cancel;
+use migration::observe::{Observer, Silent};
+use migration::pace::{Bandwidth, SystemClock};
+use migration::policy::{DowntimeLimit, Policy, Rounds, Unconverged, XenDefault};
 use migration::precopy::Options;
+use migration::stream::Connection;
+use migration::transport::{self, Address};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vm::guest::{EmulatedGuest, Shape};
-use vm::{Hosting, Limits, Means, Move, evidence, move_guest, save_guest};
+use vm::{Hosting, Limits, Means, Move, evidence, move_guest, save_guest, send_guest};
 
 const BLOCK: u64 = 4096;
 const DEPTH: u16 = 32;
@@ -34,12 +41,7 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
         ))
         .into());
     }
-    if matches!(args.to, Some(Target::Unix(_))) && (args.disk.is_empty() || args.evidence.is_none())
-    {
-        let why = "--to unix:PATH: expected --disk and --evidence as well, the same as those of \
-                   the `tidemark receive` there";
-        return Err(Usage(why.to_owned()).into());
-    }
+    sensible(args)?;
     let folder = tempfile::tempdir().context("making a temporary folder")?;
     let evidence_folder = args
         .evidence
@@ -74,11 +76,17 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
     let mut destination = None;
     let way = match &args.to {
         Some(Target::File(path)) => Way::File(path.clone()),
-        Some(Target::Unix(path)) => Way::Socket(connect(path)?),
+        Some(Target::Standard) => {
+            let output = std::io::stdout().as_fd().try_clone_to_owned();
+            Way::Output(File::from(output.context("taking the standard output")?))
+        }
+        Some(Target::Unix(path)) => Way::Sockets(reach(Address::Unix(path.clone()), args)?),
+        Some(Target::Tcp(name)) => Way::Sockets(reach(Address::Tcp(name.clone()), args)?),
         None => {
             let path = folder.path().join("socket");
-            destination = Some(Destination::spawn(&path, &disks, &evidence_folder)?);
-            Way::Socket(connect(&path)?)
+            let spawned = Destination::spawn(&path, args, &disks, &evidence_folder)?;
+            destination = Some(spawned);
+            Way::Sockets(reach(Address::Unix(path), args)?)
         }
     };
 
@@ -92,53 +100,162 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
     };
     let mut guest = EmulatedGuest::boot(&shape, &hosting)?;
     guest.run_for(WARM_UP, Duration::from_secs(10))?;
-    let cancel = AtomicBool::new(false);
-    let policy = Policy {
-        max_rounds: args.max_rounds,
-        ..Policy::for_memory(args.memory / BLOCK)
-    };
+    let cancel = Arc::new(Cancel::default());
+    cancel_on_signal(&cancel)?;
+    let policy = policy(args);
+    let clock = SystemClock::default();
+    let bandwidth = args.max_bandwidth.map(|rate| Bandwidth {
+        rate,
+        clock: &clock,
+    });
     let plan = Move {
         options: Options {
-            policy,
+            policy: policy.as_ref(),
             granularity: args.granularity,
             plain_copies: match &way {
-                Way::Socket(_) => args.plain_copies,
-                Way::File(_) => 0,
+                Way::Sockets(_) => args.plain_copies,
+                Way::File(_) | Way::Output(_) => 0,
             },
+            bandwidth,
             cancel: &cancel,
         },
         evidence: &evidence_folder,
         disks: &disks,
     };
-    let mut bars = Bars::new();
+    let aside = matches!(way, Way::Output(_));
+    let mut observer: Box<dyn Observer> = match args.progress {
+        ProgressArg::Bars => Box::new(Bars::new()),
+        ProgressArg::Json if aside => Box::new(Events::new(Box::new(std::io::stderr()))),
+        ProgressArg::Json => Box::new(Events::new(Box::new(std::io::stdout()))),
+        ProgressArg::Off => Box::new(Silent),
+    };
+    let observer = observer.as_mut();
     let outcome = match way {
-        Way::Socket(socket) => move_guest(&mut guest, socket, &plan, &mut bars),
-        Way::File(path) => save_guest(&mut guest, &path, &plan, &mut bars, || {
+        Way::Sockets(sockets) => move_guest(&mut guest, sockets, &plan, observer),
+        Way::File(path) => save_guest(&mut guest, &path, &plan, observer, || {
             restore(&path, &disks, &evidence_folder).map_err(|error| format!("{error:#}"))
         }),
+        Way::Output(output) => {
+            let outcome = send_guest(&mut guest, output, &plan, observer);
+            if outcome.moved {
+                // The output is the guest's.
+                eprintln!(
+                    "the guest is in the stream; what becomes of it there is judged by nobody"
+                );
+                return Ok(());
+            }
+            outcome
+        }
     };
     drop(guest);
     let mut objections = outcome.objections();
     if let Some(trouble) = destination.and_then(|d| d.end(outcome.moved)) {
         objections.push(trouble);
     }
-    summary::print(args, &outcome, &objections, begin.elapsed());
+    if !aside {
+        summary::print(args, &outcome, &objections, begin.elapsed());
+    }
     if objections.is_empty() {
         return Ok(());
     }
     Err(Failed(summary::verdict(&outcome, &objections)).into())
 }
 
+/// Refuses what makes no sense together.
+fn sensible(args: &MigrateArgs) -> Result<(), Usage> {
+    let refuse = |why: &str| Err(Usage(why.to_owned()));
+    if args.postcopy {
+        return refuse(
+            "--postcopy: post-copy is refused: a guest that runs at its destination before its \
+             memory is there is lost when the connection is, and no side would be whole; use \
+             --unconverged throttle for a guest that does not converge",
+        );
+    }
+    if matches!(
+        args.to,
+        Some(Target::Unix(_) | Target::Tcp(_) | Target::Standard)
+    ) && (args.disk.is_empty() || args.evidence.is_none())
+    {
+        return refuse(
+            "--to unix:PATH, tcp:HOST:PORT and -: expected --disk and --evidence as well, the same \
+             as those of the `tidemark receive` there",
+        );
+    }
+    if matches!(args.to, Some(Target::File(_) | Target::Standard))
+        && args.connection.connections != 1
+    {
+        return refuse("--connections: expected 1, since a file is one plain stream");
+    }
+    if args
+        .policy
+        .is_some_and(|policy| policy != PolicyArg::Downtime)
+        && args.downtime_limit.is_some()
+    {
+        return refuse("--downtime-limit: expected --policy downtime, or no --policy");
+    }
+    if args.max_bandwidth == Some(0) {
+        return refuse("--max-bandwidth: expected at least 1 byte a second, got 0");
+    }
+    Ok(())
+}
+
+/// QEMU's default.
+const DOWNTIME_LIMIT: u32 = 300;
+
+fn policy(args: &MigrateArgs) -> Box<dyn Policy> {
+    let rounds = Rounds {
+        max_rounds: args.max_rounds,
+        ..Rounds::for_memory(args.memory / BLOCK)
+    };
+    let default = match args.downtime_limit {
+        Some(_) => PolicyArg::Downtime,
+        None => PolicyArg::Rounds,
+    };
+    match args.policy.unwrap_or(default) {
+        PolicyArg::Rounds => Box::new(rounds),
+        PolicyArg::Xen => Box::new(XenDefault),
+        PolicyArg::Downtime => {
+            let limit = args.downtime_limit.unwrap_or(DOWNTIME_LIMIT);
+            Box::new(DowntimeLimit {
+                limit: Duration::from_millis(limit.into()),
+                // A run with fewer would be no proof.
+                min_rounds: rounds.min_rounds,
+                max_rounds: args.max_rounds,
+                then: match args.unconverged {
+                    UnconvergedArg::Extend => Unconverged::Extend(args.max_rounds),
+                    UnconvergedArg::Throttle => Unconverged::Throttle,
+                    UnconvergedArg::Stop => Unconverged::Stop,
+                },
+            })
+        }
+    }
+}
+
+/// SIGINT and SIGTERM cancel the migration, as long as that can be.
+fn cancel_on_signal(cancel: &Arc<Cancel>) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("listening for signals")?;
+    let cancel = Arc::clone(cancel);
+    let thread = std::thread::Builder::new().name("signals".to_owned());
+    let spawned = thread.spawn(move || {
+        for signal in signals.forever() {
+            let cancelled = cancel.cancel();
+            tracing::warn!(signal, cancelled, "told to stop");
+        }
+    });
+    spawned.map(drop).context("listening for signals")
+}
+
 /// How the guest goes away.
 #[derive(Debug)]
 enum Way {
-    Socket(UnixStream),
+    Sockets(Vec<Connection>),
     File(PathBuf),
+    Output(File),
 }
 
-fn connect(path: &Path) -> Result<UnixStream, Unreachable> {
-    UnixStream::connect(path)
-        .map_err(|error| Unreachable(format!("cannot reach unix:{}: {error}", path.display())))
+fn reach(to: Address, args: &MigrateArgs) -> Result<Vec<Connection>, Unreachable> {
+    transport::connect(&to, &args.connection.terms())
+        .map_err(|error| Unreachable(error.to_string()))
 }
 
 /// `tidemark receive` for a destination on these disks.
@@ -212,8 +329,16 @@ struct Destination(Child);
 
 impl Destination {
     /// Starts it and waits until it listens.
-    fn spawn(socket: &Path, disks: &[PathBuf], evidence: &Path) -> anyhow::Result<Self> {
+    fn spawn(
+        socket: &Path,
+        args: &MigrateArgs,
+        disks: &[PathBuf],
+        evidence: &Path,
+    ) -> anyhow::Result<Self> {
         let mut command = receive(disks, evidence)?;
+        let connection = &args.connection;
+        command.arg(format!("--connections={}", connection.connections));
+        command.arg(format!("--timeout={}", connection.timeout));
         command.arg("--listen");
         command.arg(format!("unix:{}", socket.display()));
         let mut destination = Self(command.spawn().context("starting the destination")?);

@@ -3,13 +3,15 @@
 use crate::args::{ReceiveArgs, Target};
 use crate::exit::{Failed, Usage};
 use anyhow::Context;
-use migration::receive::receive;
+use migration::MigrationError;
+use migration::receive::{Lanes, receive_over};
 use migration::stream::file::Restore;
+use migration::stream::parallel::join;
 use migration::stream::{DestinationStream, live};
+use migration::transport::{Address, Listener};
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::time::Duration;
 use vm::{Arrival, Hosting, Limits};
 
@@ -24,18 +26,7 @@ pub fn run(args: &ReceiveArgs) -> anyhow::Result<()> {
         std::fs::metadata(disk)
             .map_err(|error| Usage(format!("cannot open the disk {}: {error}", disk.display())))?;
     }
-    let mut stream: Box<dyn DestinationStream> = match (&args.listen, &args.from) {
-        (Some(Target::Unix(path)), _) => Box::new(listen(path)?),
-        (_, Some(Target::File(path))) => {
-            let file = File::open(path)
-                .map_err(|error| Usage(format!("cannot open {}: {error}", path.display())))?;
-            Box::new(Restore::new(file))
-        }
-        _ => {
-            let why = "expected --listen unix:PATH or --from file:PATH";
-            return Err(Usage(why.to_owned()).into());
-        }
-    };
+    let (mut stream, lanes) = open(args)?;
 
     let hosting = Hosting {
         disks: args.disk.clone(),
@@ -46,7 +37,7 @@ pub fn run(args: &ReceiveArgs) -> anyhow::Result<()> {
         disk_fault: None,
     };
     let mut arrival = Arrival::new(hosting, args.memory_max);
-    let received = receive(stream.as_mut(), &mut arrival)
+    let received = receive_over(stream.as_mut(), lanes, &mut arrival)
         .map_err(|error| Failed(format!("no guest arrived: {error}")))?;
     let after = arrival.finish(args.requests, PATIENCE)?;
     if args.json {
@@ -69,14 +60,44 @@ pub fn run(args: &ReceiveArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+type Opened = (Box<dyn DestinationStream>, Lanes<'static>);
+
+/// Where the guest comes from.
+fn open(args: &ReceiveArgs) -> anyhow::Result<Opened> {
+    let alone = |file| -> Opened { (Box::new(Restore::new(file)), Lanes::default()) };
+    Ok(match (&args.listen, &args.from) {
+        (Some(Target::Unix(path)), _) => listen(&Address::Unix(path.clone()), args)?,
+        (Some(Target::Tcp(name)), _) => listen(&Address::Tcp(name.clone()), args)?,
+        (_, Some(Target::File(path))) => {
+            let file = File::open(path)
+                .map_err(|error| Usage(format!("cannot open {}: {error}", path.display())))?;
+            alone(file)
+        }
+        (_, Some(Target::Standard)) => {
+            let input = std::io::stdin().as_fd().try_clone_to_owned();
+            alone(File::from(input.context("taking the standard input")?))
+        }
+        _ => {
+            let why = "expected --listen unix:PATH or tcp:HOST:PORT, or --from file:PATH or -";
+            return Err(Usage(why.to_owned()).into());
+        }
+    })
+}
+
 /// Waits for a source.
-fn listen(path: &Path) -> anyhow::Result<live::Destination<UnixStream>> {
-    let listener = UnixListener::bind(path)
-        .map_err(|error| Usage(format!("cannot listen on unix:{}: {error}", path.display())))?;
+fn listen(at: &Address, args: &ReceiveArgs) -> anyhow::Result<Opened> {
+    let terms = args.connection.terms();
+    let listener = Listener::bind(at, &terms).map_err(|error| Usage(error.to_string()))?;
     let mut out = std::io::stdout();
-    writeln!(out, "{LISTENING}unix:{}", path.display())?;
+    writeln!(out, "{LISTENING}{}", listener.address())?;
     out.flush()?;
-    let (socket, _) = listener.accept().context("waiting for a source")?;
-    std::fs::remove_file(path).context("removing the socket")?;
-    Ok(live::Destination::new(socket))
+    let refused = |error: MigrationError| Failed(format!("no guest arrived: {error}"));
+    let mut sockets = listener.accept(&terms).map_err(refused)?;
+    if terms.connections == 1
+        && let Some(only) = sockets.pop()
+    {
+        return Ok((Box::new(live::Destination::new(only)), Lanes::default()));
+    }
+    let (stream, lanes) = join(sockets).map_err(refused)?;
+    Ok((Box::new(stream), lanes))
 }

@@ -307,3 +307,176 @@ fn a_guest_in_a_file() {
     refused(&["stream", "verify", "/nowhere/at/all"], 2, "cannot open");
     refused(&["receive", "--disk", file], 2, "--listen");
 }
+
+/// A receiver of one's own at an address, and a source that sends there.
+fn over(at: &str, args: &[&str]) -> (serde_json::Value, Option<i32>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (disk, evidence) = (path("disk"), path("evidence"));
+    let at = at.replace("FOLDER", folder.path().to_str().unwrap());
+    std::fs::write(&disk, vec![0; 8 << 20]).unwrap();
+    std::fs::create_dir(Path::new(&evidence)).unwrap();
+    let mut receiver = tidemark(&["receive", "--listen", &at])
+        .args(["--disk", &disk, "--evidence", &evidence])
+        .args(args.iter().filter(|arg| arg.starts_with("--connections")))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(receiver.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    let to = line.trim_end().strip_prefix("listening on ").unwrap();
+    let source = tidemark(&["migrate", "--json", "--memory", "64M", "--queues", "2"])
+        .args(["--disk", &disk, "--evidence", &evidence, "--to", to])
+        .args(args)
+        .output()
+        .unwrap();
+    std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+    assert_eq!(receiver.wait().unwrap().code(), Some(0));
+    (json(&source.stdout), source.status.code())
+}
+
+#[test]
+fn over_tcp_and_over_several_connections() {
+    for (at, args) in [
+        ("tcp:127.0.0.1:0", &[][..]),
+        ("tcp:127.0.0.1:0", &["--connections=3"]),
+        ("unix:FOLDER/socket", &["--connections=2"]),
+    ] {
+        let (figures, code) = over(at, args);
+        assert_eq!(code, Some(0), "{at}: {figures:#}");
+        assert_eq!(figures["verified"], true, "{at}");
+    }
+}
+
+#[test]
+fn what_connections_do_not_allow_is_refused() {
+    let own = ["--disk", "/x", "--evidence", "/y"];
+    let with = |args: &[&'static str]| [&["migrate"], args, &own[..]].concat();
+    refused(&["migrate", "--postcopy"], 2, "post-copy is refused");
+    refused(&["migrate", "--to", "tcp:127.0.0.1:1"], 2, "--disk");
+    refused(&["migrate", "--to", "tcp:nowhere"], 2, "tcp:HOST:PORT");
+    refused(
+        &["migrate", "--to", "file:/x", "--connections=2"],
+        2,
+        "one plain stream",
+    );
+    refused(&["migrate", "--connections=0"], 2, "1..=64");
+    refused(&["migrate", "--max-bandwidth=0"], 2, "at least 1 byte");
+    refused(
+        &with(&["--policy=xen", "--downtime-limit=5"]),
+        2,
+        "--policy downtime",
+    );
+    let public = [
+        "receive",
+        "--disk",
+        "/dev/null",
+        "--listen",
+        "tcp:0.0.0.0:0",
+    ];
+    refused(&public, 2, "--insecure");
+}
+
+#[test]
+fn progress_for_machines_is_one_object_a_line() {
+    let output = tidemark(&SMALL).arg("--progress=json").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect();
+    let (result, events) = lines.split_last().unwrap();
+    assert_eq!(result["verified"], true);
+    let of = |kind: &str| events.iter().filter(|e| e["event"] == kind).count();
+    let rounds = result["rounds"].as_array().unwrap().len();
+    assert_eq!((of("round"), of("round_end")), (rounds, rounds));
+    let dirty = events.iter().find(|e| e["event"] == "dirty").unwrap();
+    assert!(dirty["dirty_pages"].as_u64() > Some(0), "{dirty}");
+    assert!(
+        dirty["estimated_downtime_seconds"].as_f64() > Some(0.0),
+        "{dirty}"
+    );
+}
+
+/// The same guest and bandwidth: too much at full speed, and little enough when slowed down.
+#[test]
+fn a_guest_that_does_not_converge_ends_as_asked() {
+    let run = |how: &str| {
+        let output = tidemark(&SMALL)
+            .args([
+                "--plain-copies=0",
+                "--max-bandwidth=100M",
+                "--downtime-limit=60",
+            ])
+            .args(["--max-rounds=4", "--unconverged", how])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), json(&output.stdout), text)
+    };
+    let (code, figures, text) = run("stop");
+    assert_eq!(code, Some(1), "{figures:#}");
+    assert!(text.contains("does not converge"), "{text}");
+    assert_eq!(figures["source_whole"], true, "{figures:#}");
+    assert!(figures["pages_put_back"].as_u64() > Some(0), "{figures:#}");
+    let (code, figures, text) = run("throttle");
+    assert_eq!(code, Some(0), "{text}: {figures:#}");
+    let rounds = figures["rounds"].as_array().unwrap();
+    let slowest = rounds.iter().filter_map(|r| r["throttle"].as_u64()).max();
+    assert!(slowest >= Some(20), "{figures:#}");
+}
+
+#[test]
+fn a_signal_cancels_and_the_guest_stays() {
+    let source = tidemark(&SMALL)
+        .args(["--progress=json", "--max-bandwidth=8M", "--plain-copies=0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = rustix::process::Pid::from_child(&source);
+    let mut source = source;
+    let mut out = BufReader::new(source.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert!(line.contains("\"round\""), "{line}");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let mut rest = Vec::new();
+    out.read_to_end(&mut rest).unwrap();
+    let mut text = String::new();
+    source
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    assert_eq!(source.wait().unwrap().code(), Some(1), "{text}");
+    for says in ["cancelled", "the guest runs on at its source, whole"] {
+        assert!(text.contains(says), "{text}");
+    }
+    assert_eq!(json(&rest)["source_whole"], true);
+}
+
+#[test]
+fn through_a_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (disk, evidence) = (path("disk"), path("evidence"));
+    std::fs::write(&disk, vec![0; 8 << 20]).unwrap();
+    std::fs::create_dir(Path::new(&evidence)).unwrap();
+    let mut source = tidemark(&["migrate", "--to", "-", "--memory", "64M", "--queues", "2"])
+        .args(["--disk", &disk, "--evidence", &evidence])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let received = tidemark(&["receive", "--json", "--from", "-"])
+        .args(["--disk", &disk, "--evidence", &evidence])
+        .stdin(source.stdout.take().unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(source.wait().unwrap().code(), Some(0));
+    assert_eq!(received.status.code(), Some(0), "{received:?}");
+    assert_eq!(json(&received.stdout)["drained"], true);
+}

@@ -31,6 +31,14 @@ pub enum MigrationError {
         /// What the system said.
         source: io::Error,
     },
+    /// A connection could not be made, or not be made what it must be.
+    #[error("{doing}: {source}")]
+    Connection {
+        /// What was being done.
+        doing: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The stream is not one this version can read, or a file that ends too early.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -72,6 +80,9 @@ pub enum MigrationError {
     /// The guest could not be paused, resumed, saved or restored.
     #[error(transparent)]
     Guest(#[from] GuestError),
+    /// The guest dirties memory faster than it can be sent, and the policy says that it stays then.
+    #[error("the guest does not converge: {0}")]
+    NotConverged(String),
     /// The caller cancelled the migration.
     #[error("cancelled")]
     Cancelled,

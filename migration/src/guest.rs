@@ -63,6 +63,14 @@ pub trait Guest {
     fn pause(&mut self) -> Result<Paused, GuestError>;
     /// Lets the guest go on where it was paused. Harmless if it runs.
     fn resume(&mut self) -> Result<(), GuestError>;
+    /// Slows the running CPU down by so many percent, 0 to 99; 0 is full speed. A guest that cannot
+    /// be slowed down says so.
+    fn throttle(&mut self, percent: u8) -> Result<(), GuestError> {
+        Err(GuestError(format!(
+            "slowing the guest down by {percent} %: this guest cannot be throttled; let it have \
+             more rounds or more downtime instead"
+        )))
+    }
     /// The state of the CPU and of every device. Only while paused.
     fn save(&mut self) -> Result<Vec<DeviceRecord>, GuestError>;
 }

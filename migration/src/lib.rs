@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cancel;
 pub mod checkpoint;
 mod error;
 pub mod faults;
@@ -12,11 +13,15 @@ mod guest;
 pub mod lock;
 pub mod names;
 pub mod observe;
+pub mod pace;
 pub mod policy;
 pub mod precopy;
 pub mod receive;
 pub mod report;
 pub mod stream;
+pub mod transport;
+mod zero;
 
+pub use cancel::Cancel;
 pub use error::{GuestError, MigrationError};
 pub use guest::{DeviceRecord, Guest, Incoming, NamedSource, Paused};

@@ -1,6 +1,7 @@
 //! Who watches a migration, and who judges its switch-over.
 
 use crate::guest::Guest;
+use crate::policy::Seen;
 use crate::report::RoundReport;
 
 /// Told what a migration does, and asked once whether it may be completed.
@@ -9,6 +10,11 @@ pub trait Observer {
     /// wait, and so pace the rounds.
     fn before_round(&mut self, round: u32) {
         let _ = round;
+    }
+    /// The sources have reported for round `round`: so many pages of 4 KiB are dirty. `seen` is what
+    /// the policy knew before.
+    fn dirty(&mut self, round: u32, pages: u64, seen: &Seen) {
+        let _ = (round, pages, seen);
     }
     /// A round starts; `pages` pages of 4 KiB are to be sent. `last`: the guest is paused.
     fn round_started(&mut self, round: u32, pages: u64, last: bool) {

@@ -1,32 +1,41 @@
 //! Pre-copy: rounds of dirty pages while the guest runs, then the last one while it does not.
 
+use crate::cancel::Cancel;
 use crate::error::MigrationError;
 use crate::guest::{Guest, NamedSource};
 use crate::observe::Observer;
-use crate::policy::Policy;
+use crate::pace::{Bandwidth, Bucket};
+use crate::policy::{Decision, Policy, Seen};
 use crate::report::{Report, RoundReport, SourceShare};
 use crate::stream::{BATCH_PAGES, SourceStream};
+use crate::zero;
 use driver::dirty::{DirtySet, PAGE_SIZE};
 use driver::memory::DmaMemory;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Pages handed to the stream at a time: as many as several records take, because one of scattered
 /// pages takes fewer than [`BATCH_PAGES`].
 const PORTION: usize = 8 * BATCH_PAGES;
+/// Portions in a second, at least, when the bandwidth is limited.
+const PORTIONS_PER_SECOND: u64 = 20;
+/// A round of fewer bytes says nothing of the bandwidth.
+const MEASURABLE: u64 = 1 << 20;
 
 /// What a migration is to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
     /// When to go on and when to stop the guest.
-    pub policy: Policy,
+    pub policy: &'a dyn Policy,
     /// Page size in bytes that sources are asked to track with; they may raise it.
     pub granularity: u64,
     /// How many plain copies of the memory to make first, for comparison.
     pub plain_copies: u32,
-    /// Set by anyone at any time before the hand-over: the guest stays.
-    pub cancel: &'a AtomicBool,
+    /// Most that may be sent while the guest runs. The last round is not held to it: it would only
+    /// keep the guest standing.
+    pub bandwidth: Option<Bandwidth<'a>>,
+    /// By this anyone cancels at any time before the hand-over: the guest stays.
+    pub cancel: &'a Cancel,
 }
 
 /// A migration that did not succeed, and what became of the guest.
@@ -62,26 +71,45 @@ pub fn migrate(
     options: &Options<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Report, Box<Failure>> {
-    let mut migration = Migration::new(guest);
-    match migration.run(stream, options, observer) {
+    let mut migration = Migration::new(guest, options);
+    match migration.run(stream, observer) {
         Ok(()) => Ok(migration.report),
-        Err(error) => Err(Box::new(migration.roll_back(stream, error))),
+        Err(error) => {
+            // Whoever cancels hangs up: what that broke is not what happened.
+            let error = if options.cancel.is_cancelled() {
+                MigrationError::Cancelled
+            } else {
+                error
+            };
+            Err(Box::new(migration.roll_back(stream, error)))
+        }
     }
 }
 
-struct Migration<'g> {
+struct Migration<'g, 'o> {
     guest: &'g mut dyn Guest,
+    options: &'g Options<'o>,
+    bucket: Option<Bucket<'o>>,
     memory: Vec<DmaMemory>,
     span: Range<u64>,
     /// What each source reported for the round under way.
     round_sets: Vec<DirtySet>,
     round: u32,
     paused: bool,
+    bandwidth: Option<f64>,
+    throttle: u8,
     report: Report,
 }
 
-impl<'g> Migration<'g> {
-    fn new(guest: &'g mut dyn Guest) -> Self {
+/// What is to be sent, and since when it has been looked for.
+struct Dirty {
+    pages: DirtySet,
+    started: Instant,
+    harvest: Duration,
+}
+
+impl<'g, 'o> Migration<'g, 'o> {
+    fn new(guest: &'g mut dyn Guest, options: &'g Options<'o>) -> Self {
         let memory = guest.memory();
         let end = memory.iter().map(|w| w.iova() + w.len()).max().unwrap_or(0);
         let report = Report {
@@ -90,11 +118,15 @@ impl<'g> Migration<'g> {
         };
         Self {
             guest,
+            options,
+            bucket: options.bandwidth.map(Bucket::new),
             memory,
             span: 0..end,
             round_sets: Vec::new(),
             round: 0,
             paused: false,
+            bandwidth: None,
+            throttle: 0,
             report,
         }
     }
@@ -102,58 +134,84 @@ impl<'g> Migration<'g> {
     fn run(
         &mut self,
         stream: &mut dyn SourceStream,
-        options: &Options<'_>,
         observer: &mut dyn Observer,
     ) -> Result<(), MigrationError> {
         stream.open(&self.guest.describe())?;
-        for _ in 0..options.plain_copies {
+        for _ in 0..self.options.plain_copies {
             let taken = stream.plain_copy(&self.memory)?;
             self.report.plain_copies.push(taken);
         }
-        self.start_tracking(options.granularity)?;
+        self.start_tracking()?;
 
         // Tracking is on before the first byte is read: what changes while the bulk goes is in
         // the next report.
         self.round = 1;
-        let all = self.all_pages();
-        self.send_round(
-            stream,
-            options,
-            observer,
-            &all,
-            Instant::now(),
-            Duration::ZERO,
-        )?;
+        let all = Dirty {
+            pages: self.all_pages(),
+            started: Instant::now(),
+            harvest: Duration::ZERO,
+        };
+        self.send_round(stream, observer, &all)?;
         loop {
+            if self.stop_now(None)? {
+                return self.hand_over(stream, observer, false);
+            }
             self.round += 1;
             observer.before_round(self.round);
-            let started = Instant::now();
-            let dirty = self.collect()?;
-            let harvest = started.elapsed();
-            self.send_round(stream, options, observer, &dirty, started, harvest)?;
-            if options.policy.stop_now(self.round, dirty.count()) {
-                break;
+            self.check_cancel()?;
+            let dirty = self.collect(false)?;
+            observer.dirty(self.round, dirty.pages.count(), &self.seen(None));
+            if self.stop_now(Some(dirty.pages.count()))? {
+                // Nothing is lost by stopping with a report in hand: the last round sends it too.
+                return self.hand_over(stream, observer, true);
             }
+            self.send_round(stream, observer, &dirty)?;
         }
-        self.hand_over(stream, options, observer)
     }
 
+    fn seen(&self, dirty: Option<u64>) -> Seen {
+        let rounds = &self.report.rounds;
+        Seen {
+            rounds: u32::try_from(rounds.len()).unwrap_or(u32::MAX),
+            sent: rounds.last().map_or(0, |round| round.pages),
+            dirty,
+            bandwidth: self.bandwidth,
+            throttle: self.throttle,
+        }
+    }
+
+    /// Asks the policy, and slows the guest down if it says so.
+    fn stop_now(&mut self, dirty: Option<u64>) -> Result<bool, MigrationError> {
+        match self.options.policy.decide(&self.seen(dirty)) {
+            Decision::Continue => Ok(false),
+            Decision::Stop => Ok(true),
+            Decision::Throttle(percent) => {
+                self.guest.throttle(percent)?;
+                self.throttle = percent;
+                Ok(false)
+            }
+            Decision::GiveUp(why) => Err(MigrationError::NotConverged(why)),
+        }
+    }
+
+    /// Stops the guest and sends the rest; `carried`: what has been reported for this round and
+    /// not been sent is part of it.
     fn hand_over(
         &mut self,
         stream: &mut dyn SourceStream,
-        options: &Options<'_>,
         observer: &mut dyn Observer,
+        carried: bool,
     ) -> Result<(), MigrationError> {
-        self.round += 1;
+        if !carried {
+            self.round += 1;
+        }
         let stopped = Instant::now();
         // Set before the attempt: a pause that fails half-way needs a resume as well.
         self.paused = true;
         self.report.paused = self.guest.pause()?;
-        let started = Instant::now();
         // Devices mark until they present SUSPEND, so only now is a report the last one.
-        let dirty = self.collect()?;
-        let harvest = started.elapsed();
-        self.send_round(stream, options, observer, &dirty, started, harvest)?;
+        let dirty = self.collect(carried)?;
+        self.send_round(stream, observer, &dirty)?;
         for record in self.guest.save()? {
             stream.device(&record)?;
         }
@@ -163,13 +221,16 @@ impl<'g> Migration<'g> {
             .switch_over(self.guest)
             .map_err(MigrationError::Judged)?;
         self.report.judging = evidence + judged.elapsed();
-        cancelled(options)?;
+        if !self.options.cancel.commit() {
+            return Err(MigrationError::Cancelled);
+        }
         stream.go()?;
         self.report.downtime = stopped.elapsed().saturating_sub(self.report.judging);
         Ok(())
     }
 
-    fn start_tracking(&mut self, granularity: u64) -> Result<(), MigrationError> {
+    fn start_tracking(&mut self) -> Result<(), MigrationError> {
+        let granularity = self.options.granularity;
         let ranges: Vec<Range<u64>> = self
             .memory
             .iter()
@@ -193,62 +254,85 @@ impl<'g> Migration<'g> {
         all
     }
 
-    /// Asks every source for its pages; each answer is kept until the round is safe.
-    fn collect(&mut self) -> Result<DirtySet, MigrationError> {
+    /// Asks every source for its pages; each answer is kept until the round is safe, and with
+    /// `carried` added to the answer before. All that is kept is what is to be sent.
+    fn collect(&mut self, carried: bool) -> Result<Dirty, MigrationError> {
+        let started = Instant::now();
         let pages = self.span.end.div_ceil(PAGE_SIZE);
         let known = self.all_pages();
         let mut union = DirtySet::new(pages);
-        self.round_sets.clear();
-        for NamedSource { name, source } in self.guest.sources() {
+        if !carried {
+            self.round_sets.clear();
+        }
+        for (number, NamedSource { name, source }) in self.guest.sources().iter_mut().enumerate() {
             let mut set = DirtySet::new(pages);
             let reported = source.report(self.span.clone(), &mut set);
             // What lies between the windows is nobody's memory, whatever a coarse page covers.
             set.intersect_with(&known);
-            union.union_with(&set);
-            self.round_sets.push(set);
+            match self.round_sets.get_mut(number) {
+                Some(before) => before.union_with(&set),
+                None => self.round_sets.push(set),
+            }
             reported.map_err(source_failed(name))?;
         }
-        Ok(union)
+        self.round_sets.iter().for_each(|set| union.union_with(set));
+        Ok(Dirty {
+            pages: union,
+            started,
+            harvest: started.elapsed(),
+        })
     }
 
     fn send_round(
         &mut self,
         stream: &mut dyn SourceStream,
-        options: &Options<'_>,
         observer: &mut dyn Observer,
-        pages: &DirtySet,
-        started: Instant,
-        harvest: Duration,
+        dirty: &Dirty,
     ) -> Result<(), MigrationError> {
-        let (round, count) = (self.round, pages.count());
-        observer.round_started(round, count, self.paused);
-        let (mut sent, mut bytes) = (0, 0);
-        let mut batch = Vec::with_capacity(PORTION);
-        let mut numbers = pages.iter();
+        let (round, pages) = (self.round, dirty.pages.count());
+        observer.round_started(round, pages, self.paused);
+        let begun = Instant::now();
+        let (mut sent, mut bytes, mut zeros) = (0, 0, 0);
+        let portion = self.portion();
+        let mut batch = Vec::with_capacity(portion);
+        let mut numbers = dirty.pages.iter();
         loop {
             batch.clear();
-            batch.extend(numbers.by_ref().take(PORTION));
+            batch.extend(numbers.by_ref().take(portion));
+            self.check_cancel()?;
             if batch.is_empty() {
                 break;
             }
-            cancelled(options)?;
-            bytes += stream.pages(&self.memory, &batch)?;
             sent += u64::try_from(batch.len()).unwrap_or(u64::MAX);
+            let mut put = 0;
+            if round == 1 {
+                // Only what has never been sent may go without its bytes: nobody over there has
+                // others in its place.
+                let empty = zero::take_out(&self.memory, &mut batch);
+                zeros += u64::try_from(empty.len()).unwrap_or(u64::MAX);
+                put += stream.zero_pages(&self.memory, &empty)?;
+            }
+            put += stream.pages(&self.memory, &batch)?;
+            bytes += put;
             observer.progress(round, sent);
+            self.keep_pace(put)?;
         }
         let unchanged = stream.round_end(round)?;
-        let mut same = DirtySet::new(pages.len());
+        self.measure(bytes, begun.elapsed());
+        let mut same = DirtySet::new(dirty.pages.len());
         for page in unchanged {
             same.insert(page);
         }
         let report = RoundReport {
             round,
-            pages: count,
+            pages,
+            zeros,
             bytes,
             unchanged: same.count(),
             shares: self.shares(&same),
-            elapsed_ns: nanos(started.elapsed()),
-            harvest_ns: nanos(harvest),
+            elapsed_ns: nanos(dirty.started.elapsed()),
+            harvest_ns: nanos(dirty.harvest),
+            throttle: self.throttle,
             last: self.paused,
         };
         // The destination has the pages: nothing of this round needs giving back unless the whole
@@ -256,6 +340,49 @@ impl<'g> Migration<'g> {
         self.round_sets.clear();
         observer.round_ended(&report);
         self.report.rounds.push(report);
+        Ok(())
+    }
+
+    /// Pages to be sent before the pace is looked at again.
+    fn portion(&self) -> usize {
+        match self.options.bandwidth {
+            Some(Bandwidth { rate, .. }) if !self.paused => {
+                let pages = rate / PORTIONS_PER_SECOND / PAGE_SIZE;
+                usize::try_from(pages).map_or(PORTION, |pages| pages.clamp(1, PORTION))
+            }
+            _ => PORTION,
+        }
+    }
+
+    fn keep_pace(&mut self, bytes: u64) -> Result<(), MigrationError> {
+        let cancel = self.options.cancel;
+        match &mut self.bucket {
+            Some(bucket) if !self.paused => {
+                if bucket.spend(bytes, || !cancel.is_cancelled()) {
+                    Ok(())
+                } else {
+                    Err(MigrationError::Cancelled)
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "an estimate; a round is far below 2^53 bytes"
+    )]
+    fn measure(&mut self, bytes: u64, elapsed: Duration) {
+        let seconds = elapsed.as_secs_f64();
+        if bytes >= MEASURABLE && seconds > 0.0 {
+            self.bandwidth = Some(bytes as f64 / seconds);
+        }
+    }
+
+    fn check_cancel(&self) -> Result<(), MigrationError> {
+        if self.options.cancel.is_cancelled() {
+            return Err(MigrationError::Cancelled);
+        }
         Ok(())
     }
 
@@ -294,6 +421,11 @@ impl<'g> Migration<'g> {
                         .push(format!("giving pages back to '{}': {error}", named.name)),
                 }
             }
+            if self.throttle != 0
+                && let Err(error) = self.guest.throttle(0)
+            {
+                failure.aftermath.push(error.to_string());
+            }
             failure.resumed = match self.guest.resume() {
                 Ok(()) => true,
                 Err(error) => {
@@ -310,13 +442,6 @@ impl<'g> Migration<'g> {
 fn source_failed(name: &str) -> impl FnOnce(driver::dirty::DirtyError) -> MigrationError {
     let name = name.to_owned();
     move |source| MigrationError::Source { name, source }
-}
-
-fn cancelled(options: &Options<'_>) -> Result<(), MigrationError> {
-    if options.cancel.load(Ordering::Relaxed) {
-        return Err(MigrationError::Cancelled);
-    }
-    Ok(())
 }
 
 fn nanos(time: Duration) -> u64 {

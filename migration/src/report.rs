@@ -23,6 +23,8 @@ pub struct RoundReport {
     pub round: u32,
     /// Pages of 4 KiB sent.
     pub pages: u64,
+    /// Of those, pages of zeros that went without their bytes. Only in the bulk round.
+    pub zeros: u64,
     /// Bytes on the wire, headers included.
     pub bytes: u64,
     /// Pages sent again though their bytes had not changed since they were sent last. 0 in the
@@ -34,6 +36,8 @@ pub struct RoundReport {
     pub elapsed_ns: u64,
     /// Of that, collecting the reports, in nanoseconds.
     pub harvest_ns: u64,
+    /// How much the guest was slowed down meanwhile, in percent.
+    pub throttle: u8,
     /// The guest was paused.
     pub last: bool,
 }

@@ -8,8 +8,9 @@ use crate::hypervisor::Limits;
 use crate::incoming::Arrival;
 use crate::machine::{Hosting, Remapper};
 use crate::mover::{Move, Outcome, move_guest};
+use migration::Cancel;
 use migration::observe::Observer;
-use migration::policy::Policy;
+use migration::policy::Rounds;
 use migration::precopy::Options;
 use migration::receive::receive;
 use migration::stream::live;
@@ -27,7 +28,7 @@ pub struct InProcess {
     /// Page size in bytes to track with.
     pub granularity: u64,
     /// When to stop the guest.
-    pub policy: Policy,
+    pub policy: Rounds,
     /// Plain copies for comparison.
     pub plain_copies: u32,
     /// Requests before the move.
@@ -79,12 +80,13 @@ pub fn migrate_in_process_beside(
     let mut guest = EmulatedGuest::boot(&plan.shape, &hosting("source"))?;
     guest.run_for(plan.before, Duration::from_secs(20))?;
     let (here, there) = UnixStream::pair().map_err(VmError::system("make a socket pair"))?;
-    let (cancel, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (cancel, ended) = (Cancel::default(), AtomicBool::new(false));
     let moving = Move {
         options: Options {
-            policy: plan.policy,
+            policy: &plan.policy,
             granularity: plan.granularity,
             plain_copies: plan.plain_copies,
+            bandwidth: None,
             cancel: &cancel,
         },
         evidence: folder,
@@ -110,7 +112,7 @@ pub fn migrate_in_process_beside(
         });
         let (remapper, ended) = (guest.remapper(), &ended);
         scope.spawn(move || beside(remapper, ended));
-        let mut outcome = move_guest(&mut guest, here, &moving, observer);
+        let mut outcome = move_guest(&mut guest, vec![here.into()], &moving, observer);
         ended.store(true, Ordering::Release);
         match arrival.join() {
             Ok(None) => {}

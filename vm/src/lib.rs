@@ -29,5 +29,5 @@ pub use hypervisor::{Limits, Means};
 pub use in_process::{InProcess, migrate_in_process, migrate_in_process_beside};
 pub use incoming::{After, Arrival};
 pub use machine::{Hosting, MarkingMode, Remapper};
-pub use mover::{Move, Outcome, finish_at_home, move_guest, save_guest};
+pub use mover::{Move, Outcome, finish_at_home, move_guest, save_guest, send_guest};
 pub use target::{Target, TargetError};

@@ -8,13 +8,15 @@ use crate::evidence::{
 use crate::guest::{Counters, EmulatedGuest, PageClass, Progress};
 use crate::incoming::After;
 use migration::observe::Observer;
+use migration::policy::Seen;
 use migration::precopy::{self, Options};
 use migration::report::{Report, RoundReport};
 use migration::stream::file::Save;
-use migration::stream::{SourceStream, live};
+use migration::stream::parallel::Parallel;
+use migration::stream::{Connection, SourceStream, live};
 use migration::{Guest, MigrationError};
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -125,30 +127,75 @@ impl Outcome {
     }
 }
 
-/// Moves a running guest to whoever is at the other end of `socket`, waits until it has finished
-/// there, and judges. A guest that could not be moved runs on here, is drained and judged.
+/// Moves a running guest to whoever is at the other end of the connections, waits until it has
+/// finished there, and judges. Cancelling hangs up. A guest that could not be moved runs on here, is drained and judged.
 ///
 /// The outcome tells everything; nothing is an error here.
 pub fn move_guest(
     guest: &mut EmulatedGuest,
-    socket: UnixStream,
+    connections: Vec<Connection>,
     plan: &Move<'_>,
     observer: &mut dyn Observer,
 ) -> Outcome {
-    let ears = socket.try_clone();
-    let mut stream = live::Source::new(socket);
-    let mut outcome = send(guest, &mut stream, plan, observer, Judged::AtSwitchOver);
+    let mut ears = connections.first().cloned();
+    let all = connections.clone();
+    let hang_up = move || all.iter().for_each(Connection::hang_up);
+    plan.options.cancel.on_cancel(hang_up);
+    let mut stream = match source(connections) {
+        Ok(stream) => stream,
+        Err(error) => return stayed(guest, plan, error.to_string()),
+    };
+    let mut outcome = send(guest, stream.as_mut(), plan, observer, Judged::AtSwitchOver);
     if outcome.moved {
         // The other side hangs up when the guest has come to its end there.
-        let ended = ears.and_then(|mut ears| ears.read(&mut [0]));
+        let ended = ears.as_mut().map(|ears| ears.read(&mut [0]));
         tracing::debug!(?ended, "the destination hung up");
         judge_after(guest, plan, &mut outcome);
     } else {
-        // Hangs up, so that a destination that waits does not wait for ever.
+        // So that a destination that waits does not wait for ever.
         drop(stream);
+        if let Some(ears) = ears {
+            ears.hang_up();
+        }
         if outcome.resumed {
             finish_at_home(guest, plan, &mut outcome);
         }
+    }
+    outcome
+}
+
+fn source(mut connections: Vec<Connection>) -> Result<Box<dyn SourceStream>, MigrationError> {
+    if connections.len() == 1
+        && let Some(only) = connections.pop()
+    {
+        return Ok(Box::new(live::Source::new(only)));
+    }
+    Ok(Box::new(Parallel::new(connections)?))
+}
+
+/// A guest that was not even begun to be moved.
+fn stayed(guest: &mut EmulatedGuest, plan: &Move<'_>, trouble: String) -> Outcome {
+    let mut outcome = Outcome {
+        resumed: true,
+        troubles: vec![trouble],
+        ..Outcome::default()
+    };
+    finish_at_home(guest, plan, &mut outcome);
+    outcome
+}
+
+/// Sends a running guest where nobody answers, to be taken up by whoever reads it. What comes of it
+/// there is not judged here; a guest that could not be sent runs on here, is drained and judged.
+pub fn send_guest(
+    guest: &mut EmulatedGuest,
+    to: File,
+    plan: &Move<'_>,
+    observer: &mut dyn Observer,
+) -> Outcome {
+    let mut stream = Save::over(to);
+    let mut outcome = send(guest, &mut stream, plan, observer, Judged::Afterwards);
+    if outcome.resumed {
+        finish_at_home(guest, plan, &mut outcome);
     }
     outcome
 }
@@ -168,14 +215,11 @@ pub fn save_guest(
     let mut stream = match Save::create(path) {
         Ok(stream) => stream,
         Err(error) => {
-            let mut outcome = Outcome {
-                resumed: true,
-                ..Outcome::default()
-            };
-            let trouble = format!("cannot write {}: {error}", path.display());
-            outcome.troubles.push(trouble);
-            finish_at_home(guest, plan, &mut outcome);
-            return outcome;
+            return stayed(
+                guest,
+                plan,
+                format!("cannot write {}: {error}", path.display()),
+            );
         }
     };
     let mut outcome = send(guest, &mut stream, plan, observer, Judged::Afterwards);
@@ -319,6 +363,10 @@ impl Observer for Judge<'_> {
         self.device_writes = reads.saturating_sub(self.before);
         self.resets = resets.saturating_sub(self.resets_before);
         self.inner.round_started(round, pages, last);
+    }
+
+    fn dirty(&mut self, round: u32, pages: u64, seen: &Seen) {
+        self.inner.dirty(round, pages, seen);
     }
 
     fn progress(&mut self, round: u32, sent: u64) {

@@ -1,7 +1,7 @@
 //! Whole moves: every workload, marking mode and granularity, each with its negative control.
 
 use migration::observe::Silent;
-use migration::policy::Policy;
+use migration::policy::Rounds;
 use vm::guest::{Pattern, Shape};
 use vm::{InProcess, Limits, MarkingMode, Means, Outcome, migrate_in_process};
 
@@ -25,7 +25,7 @@ fn plan(pattern: Pattern, marking: MarkingMode, granularity: u64) -> InProcess {
             packed: false,
         },
         granularity,
-        policy: Policy {
+        policy: Rounds {
             min_rounds: 5,
             max_rounds: 6,
             stop_pages: 64,

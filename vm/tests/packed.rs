@@ -5,7 +5,7 @@ use device::queue::{Chain, QueueConfig, Virtqueue as DeviceQueue};
 use driver::memory::DmaMemory;
 use driver::queue::{Buffer, Virtqueue};
 use migration::observe::Silent;
-use migration::policy::Policy;
+use migration::policy::Rounds;
 use proptest::prelude::*;
 use spec::features::Features;
 use spec::queue_state::QueueState;
@@ -244,7 +244,7 @@ fn plan(pattern: Pattern, means: Means) -> InProcess {
             packed: true,
         },
         granularity: 4096,
-        policy: Policy {
+        policy: Rounds {
             min_rounds: 5,
             max_rounds: 6,
             stop_pages: 64,

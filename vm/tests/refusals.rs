@@ -3,7 +3,7 @@
 
 use driver::memory::DmaMemory;
 use migration::observe::Silent;
-use migration::policy::Policy;
+use migration::policy::Rounds;
 use migration::precopy::{Options, migrate};
 use migration::receive::receive;
 use migration::stream::live;
@@ -14,7 +14,6 @@ use spec::features::Features;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use vm::guest::{EmulatedGuest, Pattern, Shape};
 use vm::{Arrival, Hosting, InProcess, Limits, MarkingMode, Means, evidence, migrate_in_process};
@@ -42,7 +41,7 @@ fn plan(destination: Limits) -> InProcess {
             packed: false,
         },
         granularity: 4096,
-        policy: Policy {
+        policy: Rounds {
             min_rounds: 2,
             max_rounds: 3,
             stop_pages: 64,
@@ -183,10 +182,11 @@ fn move_newer(device: u16, part: Vec<u8>, blocks: u64) -> (Result<(), String>, u
             after.map(drop).map_err(|error| error.to_string())
         });
         let options = Options {
-            policy: plan.policy,
+            policy: &plan.policy,
+            bandwidth: None,
             granularity: 4096,
             plain_copies: 0,
-            cancel: &AtomicBool::new(false),
+            cancel: &migration::Cancel::default(),
         };
         let mut stream = live::Source::new(here);
         let moved = migrate(&mut guest, &mut stream, &options, &mut Silent);

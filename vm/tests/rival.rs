@@ -3,7 +3,7 @@
 
 use migration::MigrationError;
 use migration::observe::Silent;
-use migration::policy::Policy;
+use migration::policy::Rounds;
 use vm::guest::{Pattern, Shape};
 use vm::{InProcess, Limits, MarkingMode, Means, Outcome, migrate_in_process};
 
@@ -25,7 +25,7 @@ fn plan(pattern: Pattern, means: Means) -> InProcess {
             packed: false,
         },
         granularity: 4096,
-        policy: Policy {
+        policy: Rounds {
             min_rounds: 5,
             max_rounds: 6,
             stop_pages: 64,

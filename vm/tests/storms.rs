@@ -1,7 +1,7 @@
 //! Maps come and go while a guest is tracked and moved: no page is lost by it.
 
 use migration::observe::Silent;
-use migration::policy::Policy;
+use migration::policy::Rounds;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use vm::guest::{Pattern, Shape};
 use vm::{InProcess, Limits, MarkingMode, Means, Remapper, migrate_in_process_beside};
@@ -44,7 +44,7 @@ fn maps_come_and_go_while_pages_are_tracked() {
                 packed: false,
             },
             granularity: 4096,
-            policy: Policy {
+            policy: Rounds {
                 min_rounds: 6,
                 max_rounds: 8,
                 stop_pages: 64,

@@ -177,6 +177,11 @@ impl<R: Read> EpochReader<R> {
                         Some(Order::Open(description)) => Some(Part::Open(description)),
                         Some(Order::Pages(pages)) => Some(Part::Pages(pages)),
                         Some(Order::Device(record)) => Some(Part::Device(record)),
+                        Some(Order::ZeroPages(_)) => {
+                            // An epoch is laid over memory that holds another.
+                            let bad = Bad::new(0, "pages with data", "pages without");
+                            return Err(self.reader.bad(self.reader.started(), bad));
+                        }
                         _ => None,
                     }
                 }

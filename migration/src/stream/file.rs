@@ -7,7 +7,7 @@ use super::framing::{Bad, StreamError};
 use super::intake::Intake;
 use super::outgoing::Outgoing;
 use super::reader::{Format, Reader};
-use super::{Answer, DestinationStream, Order, SourceStream};
+use super::{Answer, BATCH_PAGES, DestinationStream, Order, SourceStream};
 use crate::error::{GuestError, MigrationError};
 use crate::guest::DeviceRecord;
 use driver::memory::DmaMemory;
@@ -20,8 +20,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Save {
     out: Outgoing<File>,
-    path: PathBuf,
-    partial: PathBuf,
+    /// Its name, and the one that it has until it is whole. None if it is no file of ours.
+    place: Option<(PathBuf, PathBuf)>,
     whole: bool,
 }
 
@@ -39,14 +39,24 @@ impl Save {
         let partial = path.with_file_name(name);
         Ok(Self {
             out: Outgoing::new(File::create(&partial)?),
-            path: path.to_owned(),
-            partial,
+            place: Some((path.to_owned(), partial)),
             whole: false,
         })
     }
 
+    /// Writes to something that is open, a pipe for instance. Whoever reads knows by the stream's
+    /// END whether it is whole.
+    pub fn over(to: File) -> Self {
+        Self {
+            out: Outgoing::new(to),
+            place: None,
+            whole: false,
+        }
+    }
+
     fn failed(&self, doing: &str) -> impl FnOnce(io::Error) -> MigrationError {
-        let (doing, path) = (doing.to_owned(), self.path.clone());
+        let path = self.place.as_ref().map(|(path, _)| path.clone());
+        let (doing, path) = (doing.to_owned(), path.unwrap_or_else(|| "-".into()));
         move |source| match source.kind() {
             io::ErrorKind::InvalidInput => GuestError::new(&doing, source).into(),
             _ => MigrationError::File {
@@ -58,8 +68,11 @@ impl Save {
     }
 
     fn publish(&self) -> io::Result<()> {
-        fs::rename(&self.partial, &self.path)?;
-        let folder = self.path.parent().filter(|f| !f.as_os_str().is_empty());
+        let Some((path, partial)) = &self.place else {
+            return Ok(());
+        };
+        fs::rename(partial, path)?;
+        let folder = path.parent().filter(|f| !f.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
 }
@@ -87,6 +100,15 @@ impl SourceStream for Save {
         Ok(self.out.writer.written() - before)
     }
 
+    fn zero_pages(&mut self, _: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError> {
+        let before = self.out.writer.written();
+        for record in pages.chunks(BATCH_PAGES) {
+            let done = self.out.zero_pages(record);
+            done.map_err(self.failed("saving pages of zeros"))?;
+        }
+        Ok(self.out.writer.written() - before)
+    }
+
     fn round_end(&mut self, _round: u32) -> Result<Vec<u64>, MigrationError> {
         Ok(Vec::new())
     }
@@ -98,7 +120,10 @@ impl SourceStream for Save {
 
     fn end(&mut self) -> Result<Duration, MigrationError> {
         let done = self.out.end();
-        let done = done.and_then(|()| self.out.writer.get_ref().sync_all());
+        let done = done.and_then(|()| match &self.place {
+            Some(_) => self.out.writer.get_ref().sync_all(),
+            None => Ok(()),
+        });
         done.map_err(self.failed("ending the stream"))?;
         Ok(Duration::ZERO)
     }
@@ -111,8 +136,10 @@ impl SourceStream for Save {
     }
 
     fn abort(&mut self) {
-        let removed = fs::remove_file(&self.partial);
-        tracing::debug!(?removed, "abort");
+        if let Some((_, partial)) = &self.place {
+            let removed = fs::remove_file(partial);
+            tracing::debug!(?removed, "abort");
+        }
     }
 }
 

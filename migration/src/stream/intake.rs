@@ -24,6 +24,14 @@ pub(super) struct Intake {
 }
 
 impl Intake {
+    /// For a connection that brings pages alone: the guest is described elsewhere.
+    pub(super) fn of_pages() -> Self {
+        Self {
+            opened: true,
+            names: None,
+        }
+    }
+
     /// What an item asks for; nothing, for items that only frame others. A fault is told from the
     /// start of the record.
     pub(super) fn order(&mut self, item: Item) -> Result<Option<Order>, Bad> {
@@ -48,12 +56,24 @@ impl Intake {
                 return Err(Bad::new(0, "memory and the end of the image", got).advising(ANOTHERS));
             }
             Item::Pages(entries) => {
-                let odd = entries.iter().find(|e| e.kind != PageType::Normal);
-                if let Some(entry) = odd {
+                // One kind a record: its data goes straight to where it belongs, or it has none.
+                let zeros = entries.first().map(|e| e.kind) == Some(PageType::Allocated);
+                let kind = if zeros {
+                    PageType::Allocated
+                } else {
+                    PageType::Normal
+                };
+                if let Some(entry) = entries.iter().find(|e| e.kind != kind) {
                     let got = format!("page {:#x}, which is {:?}", entry.pfn, entry.kind);
-                    return Err(Bad::new(0, "pages of type 0", got).advising(ANOTHERS));
+                    let expected = "a record of pages of type 0, or of type 14, alone";
+                    return Err(Bad::new(0, expected, got).advising(ANOTHERS));
                 }
-                Some(Order::Pages(entries.into_iter().map(|e| e.pfn).collect()))
+                let pages = entries.into_iter().map(|e| e.pfn).collect();
+                Some(if zeros {
+                    Order::ZeroPages(pages)
+                } else {
+                    Order::Pages(pages)
+                })
             }
         })
     }

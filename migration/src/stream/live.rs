@@ -1,11 +1,12 @@
 //! A stream between two processes: the records one way, answers the other.
 
+use super::connection::explain;
 use super::framing::{HEAD_BYTES, Head, StreamError, widen};
 use super::intake::Intake;
 use super::outgoing::Outgoing;
 use super::reader::{Format, Reader};
 use super::session::{Message, REFUSAL_MAX, bits, of_bits};
-use super::{Answer, DestinationStream, Order, SourceStream};
+use super::{Answer, BATCH_PAGES, DestinationStream, Order, SourceStream};
 use crate::error::{GuestError, MigrationError};
 use crate::guest::DeviceRecord;
 use driver::memory::DmaMemory;
@@ -40,12 +41,24 @@ impl<S: Read + Write + AsFd> Source<S> {
         }
     }
 
+    /// Starts an image of its own, beside a stream.
+    pub(super) fn open_image(&mut self) -> Result<(), MigrationError> {
+        let opened = self.out.open_image();
+        opened.map_err(|error| vanished("opening an image", error))
+    }
+
+    /// Ends it.
+    pub(super) fn end_image(&mut self) -> Result<(), MigrationError> {
+        let ended = self.out.end_image();
+        ended.map_err(|error| vanished("ending an image", error))
+    }
+
     fn socket(&mut self) -> &mut S {
         self.out.writer.get_mut()
     }
 
     /// What a failed write means: what the destination said before it hung up, if it said why.
-    fn unsent(&mut self, doing: &str, error: io::Error) -> MigrationError {
+    pub(super) fn unsent(&mut self, doing: &str, error: io::Error) -> MigrationError {
         if error.kind() == io::ErrorKind::InvalidInput {
             return GuestError::new(doing, error).into();
         }
@@ -131,7 +144,7 @@ fn vanished(doing: &str, source: io::Error) -> MigrationError {
     MigrationError::PeerVanished {
         peer: "destination",
         doing: doing.to_owned(),
-        source,
+        source: explain(source),
     }
 }
 
@@ -169,6 +182,19 @@ impl<S: Read + Write + AsFd> SourceStream for Source<S> {
             let (record, others) = rest.split_at(written.pages);
             self.pending.push_back(record.to_vec());
             rest = others;
+            if self.pending.len() > WINDOW {
+                self.taken()?;
+            }
+        }
+        Ok(self.out.writer.written() - before)
+    }
+
+    fn zero_pages(&mut self, _: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError> {
+        let before = self.out.writer.written();
+        for record in pages.chunks(BATCH_PAGES) {
+            let sent = self.out.zero_pages(record);
+            sent.map_err(|error| self.unsent("sending pages of zeros", error))?;
+            self.pending.push_back(record.to_vec());
             if self.pending.len() > WINDOW {
                 self.taken()?;
             }
@@ -225,6 +251,8 @@ pub struct Destination<S> {
     reader: Reader<S>,
     intake: Intake,
     ended: bool,
+    /// It brings pages alone, beside a stream.
+    lane: bool,
     /// Plain bytes that are still to be taken.
     plain_left: u64,
     /// Pages of the record under way, for its answer.
@@ -238,6 +266,19 @@ impl<S: Read + Write + AsFd> Destination<S> {
             reader: Reader::new(socket, Format::Libxl),
             intake: Intake::default(),
             ended: false,
+            lane: false,
+            plain_left: 0,
+            pages: Vec::new(),
+        }
+    }
+
+    /// Over a further connection of a source: an image of its own.
+    pub(super) fn lane(socket: S) -> Self {
+        Self {
+            reader: Reader::new(socket, Format::Libxc),
+            intake: Intake::of_pages(),
+            ended: false,
+            lane: true,
             plain_left: 0,
             pages: Vec::new(),
         }
@@ -276,7 +317,7 @@ fn gone(doing: &str) -> impl FnOnce(io::Error) -> MigrationError {
     move |source| MigrationError::PeerVanished {
         peer: "source",
         doing,
-        source,
+        source: explain(source),
     }
 }
 
@@ -287,7 +328,8 @@ fn of_peer(error: StreamError) -> MigrationError {
         StreamError::Cut { .. } => io::ErrorKind::UnexpectedEof.into(),
         StreamError::Broken { ref source, .. } => io::Error::from(source.kind()),
     };
-    gone(&format!("sending the guest: {error}"))(source)
+    let doing = format!("sending the guest: {error}");
+    gone(&doing)(source)
 }
 
 impl<S: Read + Write + AsFd> DestinationStream for Destination<S> {
@@ -312,11 +354,14 @@ impl<S: Read + Write + AsFd> DestinationStream for Destination<S> {
             let order = order.map_err(|bad| self.reader.bad(self.reader.started(), bad));
             if let Some(order) = order? {
                 self.ended = matches!(order, Order::End);
-                if let Order::Pages(pages) = &order {
+                if let Order::Pages(pages) | Order::ZeroPages(pages) = &order {
                     self.pages.clone_from(pages);
                 }
                 return Ok(order);
             }
+        }
+        if self.lane {
+            return Ok(Order::End);
         }
         self.after_end()
     }

@@ -8,6 +8,7 @@
 //! The engine knows the traits only. What stands behind them is a socket ([`live`]) or a file
 //! ([`mod@file`]): the bytes of the stream are the same.
 
+mod connection;
 pub mod context;
 pub mod devices;
 pub mod epoch;
@@ -21,10 +22,12 @@ pub mod live;
 mod order;
 mod outgoing;
 pub mod pages;
+pub mod parallel;
 pub mod reader;
 mod session;
 pub mod writer;
 
+pub use connection::Connection;
 pub use context::{Context, SectionKind};
 pub use framing::{Layer, Malformed, StreamError};
 pub use pages::BATCH_PAGES;
@@ -46,6 +49,12 @@ pub trait SourceStream {
     fn plain_copy(&mut self, memory: &[DmaMemory]) -> Result<Duration, MigrationError>;
     /// Sends pages by number, ascending; all lie in `memory`. Returns the bytes put on the wire.
     fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError>;
+    /// Sends pages that hold nothing but zeros, by number, ascending, and none of which has been sent
+    /// before. Returns the bytes put on the wire. A stream that has no way to say so sends them as
+    /// any others.
+    fn zero_pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError> {
+        self.pages(memory, pages)
+    }
     /// Ends a round: waits until the destination has all its pages. Returns those whose bytes it
     /// already had.
     fn round_end(&mut self, round: u32) -> Result<Vec<u64>, MigrationError>;
@@ -70,6 +79,8 @@ pub enum Order {
     /// The data of these pages follows, in this order, to be taken with
     /// [`DestinationStream::bytes`]. At most [`BATCH_PAGES`].
     Pages(Vec<u64>),
+    /// These pages, none of which has come before, hold zeros. At most [`BATCH_PAGES`].
+    ZeroPages(Vec<u64>),
     /// The state of a device.
     Device(DeviceRecord),
     /// Everything has been sent.

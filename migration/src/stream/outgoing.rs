@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::libxl::Emulator;
+use super::pages::{Entry, PageType};
 use super::writer::{Writer, Written};
 use super::{libxc, libxl};
 use crate::guest::DeviceRecord;
@@ -47,6 +48,23 @@ impl<W: Write> Outgoing<W> {
         self.writer.libxl(&record)
     }
 
+    /// One record of as many pages of zeros, none of which was sent before: allocated and never
+    /// written, as the format has it, so that they have no data.
+    pub(super) fn zero_pages(&mut self, pages: &[u64]) -> io::Result<()> {
+        self.begin_image()?;
+        let kind = PageType::Allocated;
+        let entries: Vec<Entry> = pages.iter().map(|&pfn| Entry { pfn, kind }).collect();
+        self.writer.page_data(&entries, &[])
+    }
+
+    /// An image alone, without the outer layer: pages that go beside a stream.
+    pub(super) fn open_image(&mut self) -> io::Result<()> {
+        self.writer.image(libxc::Header::OURS)?;
+        self.writer.libxc(&libxc::Record::StaticDataEnd)?;
+        self.image = Image::Open;
+        Ok(())
+    }
+
     /// A device's options, if it has any, and its state.
     pub(super) fn device(&mut self, record: &DeviceRecord) -> io::Result<()> {
         self.end_image()?;
@@ -70,14 +88,12 @@ impl<W: Write> Outgoing<W> {
     pub(super) fn begin_image(&mut self) -> io::Result<()> {
         if self.image == Image::Ahead {
             self.writer.libxl(&libxl::Record::LibxcContext)?;
-            self.writer.image(libxc::Header::OURS)?;
-            self.writer.libxc(&libxc::Record::StaticDataEnd)?;
-            self.image = Image::Open;
+            self.open_image()?;
         }
         Ok(())
     }
 
-    fn end_image(&mut self) -> io::Result<()> {
+    pub(super) fn end_image(&mut self) -> io::Result<()> {
         self.begin_image()?;
         if self.image == Image::Open {
             self.writer.libxc(&libxc::Record::End)?;

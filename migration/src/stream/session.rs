@@ -37,10 +37,13 @@ pub(super) enum Message {
     Running,
     /// Back: it cannot be done. Body: why, in UTF-8.
     Refused,
+    /// Forth, first of all, on each of several connections: which source it is of (16 bytes), which
+    /// of its connections (u32), and how many there are (u32).
+    Join,
 }
 
 impl Message {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Plain,
         Self::Go,
         Self::Abort,
@@ -50,6 +53,7 @@ impl Message {
         Self::Ready,
         Self::Running,
         Self::Refused,
+        Self::Join,
     ];
 
     fn number(self) -> u32 {
@@ -79,6 +83,7 @@ impl Message {
             Self::Ready => "READY",
             Self::Running => "RUNNING",
             Self::Refused => "REFUSED",
+            Self::Join => "JOIN",
         }
     }
 
@@ -86,6 +91,7 @@ impl Message {
     pub(super) fn lengths(self) -> (usize, usize) {
         match self {
             Self::Plain | Self::Ready => (8, 8),
+            Self::Join => (24, 24),
             Self::Taken => (0, super::BATCH_PAGES / 8),
             Self::Refused => (0, REFUSAL_MAX),
             _ => (0, 0),

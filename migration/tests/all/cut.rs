@@ -4,20 +4,20 @@ use crate::bytes::from_hex;
 use crate::common::{BASE, FakeArrival, FakeGuest, contents};
 use crate::fixtures::GUEST;
 use migration::observe::Observer;
-use migration::policy::Policy;
+use migration::policy::Rounds;
 use migration::precopy::{Failure, Options, migrate};
 use migration::receive::receive;
 use migration::report::Report;
 use migration::stream::file::{Restore, Save};
 use migration::stream::live;
-use migration::{MigrationError, stream::StreamError};
+use migration::{Cancel, MigrationError, stream::StreamError};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PAGES: u64 = 2;
 const FIRST: u64 = BASE / 4096;
@@ -73,7 +73,7 @@ fn back(mut from: UnixStream, mut to: UnixStream) {
 fn run(most: usize) -> Run {
     let (here, near) = UnixStream::pair().unwrap();
     let (far, there) = UnixStream::pair().unwrap();
-    let (count, cancel) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (count, cancel) = (AtomicUsize::new(0), Cancel::default());
     let mut guest = FakeGuest::of(PAGES);
     let (memory, dirty) = (guest.memory.clone(), guest.dirty.clone());
     let mut given = [BTreeSet::new(), BTreeSet::new()];
@@ -85,11 +85,12 @@ fn run(most: usize) -> Run {
         }
     });
     let options = Options {
-        policy: Policy {
+        policy: &Rounds {
             min_rounds: 2,
             max_rounds: 2,
             stop_pages: 0,
         },
+        bandwidth: None,
         granularity: 4096,
         plain_copies: 0,
         cancel: &cancel,
@@ -161,13 +162,14 @@ fn wherever_the_line_is_cut_exactly_one_side_has_the_whole_guest() {
 }
 
 fn save(guest: &mut FakeGuest, path: &Path) -> Result<Report, Box<Failure>> {
-    let cancel = AtomicBool::new(false);
+    let cancel = Cancel::default();
     let options = Options {
-        policy: Policy {
+        policy: &Rounds {
             min_rounds: 2,
             max_rounds: 2,
             stop_pages: 0,
         },
+        bandwidth: None,
         granularity: 4096,
         plain_copies: 0,
         cancel: &cancel,
@@ -244,9 +246,10 @@ fn a_save_that_fails_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("guest.xl");
     std::fs::write(&path, b"an earlier one").unwrap();
-    let cancel = AtomicBool::new(false);
+    let cancel = Cancel::default();
     let options = Options {
-        policy: Policy::for_memory(PAGES),
+        policy: &Rounds::for_memory(PAGES),
+        bandwidth: None,
         granularity: 4096,
         plain_copies: 0,
         cancel: &cancel,

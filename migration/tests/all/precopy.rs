@@ -3,26 +3,26 @@
 use crate::common::{BASE, FakeArrival, FakeGuest, PAGES, contents};
 use driver::memory::DmaMemory;
 use migration::observe::Observer;
-use migration::policy::Policy;
+use migration::policy::Rounds;
 use migration::precopy::{Options, migrate};
 use migration::receive::receive;
 use migration::stream::{Answer, DestinationStream, Order, SectionKind, live};
-use migration::{Guest, MigrationError};
+use migration::{Cancel, Guest, MigrationError};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-const POLICY: Policy = Policy {
+const POLICY: Rounds = Rounds {
     min_rounds: 3,
     max_rounds: 3,
     stop_pages: 0,
 };
 const FIRST: u64 = BASE / 4096;
 
-fn options(cancel: &AtomicBool) -> Options<'_> {
+fn options(cancel: &Cancel) -> Options<'_> {
     Options {
-        policy: POLICY,
+        policy: &POLICY,
+        bandwidth: None,
         granularity: 4096,
         plain_copies: 1,
         cancel,
@@ -94,7 +94,7 @@ fn what_the_sources_report_is_sent_and_nothing_else() {
     let mut guest = FakeGuest::new();
     let (here, there) = UnixStream::pair().unwrap();
     let far = destination(there, u32::MAX);
-    let cancel = AtomicBool::new(false);
+    let cancel = Cancel::default();
     let (memory, dirty) = (guest.memory.clone(), guest.dirty.clone());
     let mut busy = Busy(move |round| {
         let round = u64::from(round);
@@ -139,7 +139,7 @@ fn wherever_the_destination_vanishes_exactly_one_side_has_the_guest() {
         let mut guest = FakeGuest::new();
         let (here, there) = UnixStream::pair().unwrap();
         let far = destination(there, calls);
-        let cancel = AtomicBool::new(false);
+        let cancel = Cancel::default();
         let (memory, dirty) = (guest.memory.clone(), guest.dirty.clone());
         let mut given = [BTreeSet::new(), BTreeSet::new()];
         let mut busy = Busy(|round: u32| {
@@ -206,14 +206,16 @@ fn a_judge_and_a_cancellation_keep_the_guest_at_home() {
             Err("no".to_owned())
         }
     }
-    struct Cancel<'a>(&'a AtomicBool);
-    impl Observer for Cancel<'_> {
+    struct Stop<'a>(&'a Cancel);
+    impl Observer for Stop<'_> {
         fn before_round(&mut self, round: u32) {
-            self.0.store(round == 3, Ordering::Relaxed);
+            if round == 3 {
+                assert!(self.0.cancel());
+            }
         }
     }
-    let cancel = AtomicBool::new(false);
-    let observers: [&mut dyn Observer; 2] = [&mut Never, &mut Cancel(&cancel)];
+    let cancel = Cancel::default();
+    let observers: [&mut dyn Observer; 2] = [&mut Never, &mut Stop(&cancel)];
     for (number, observer) in observers.into_iter().enumerate() {
         let mut guest = FakeGuest::new();
         guest.dirty(0, 3, 3);
@@ -227,13 +229,12 @@ fn a_judge_and_a_cancellation_keep_the_guest_at_home() {
                 matches!(failure.error, MigrationError::Judged(_)),
                 "{failure:?}"
             ),
-            _ => assert_eq!(failure.round, 4, "the next batch sees it: {failure:?}"),
+            _ => assert_eq!(failure.round, 3, "at once: {failure:?}"),
         }
         assert!(failure.resumed && guest.runs);
         drop(stream);
         let (arrival, done) = far.join().unwrap();
         assert!(!arrival.runs);
         assert!(matches!(done, Err(MigrationError::Aborted)), "{done:?}");
-        cancel.store(false, Ordering::Relaxed);
     }
 }

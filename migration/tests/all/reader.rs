@@ -48,6 +48,13 @@ fn refused(start: &[u8], tail: &[u8], at: usize, says: &str) {
     assert!(told, "the source was not told of: {text}");
 }
 
+/// A record of pages that were allocated and never written.
+fn zeros(pfns: &[u64]) -> Vec<u8> {
+    let mut body = u64::try_from(pfns.len()).unwrap().to_le_bytes().to_vec();
+    body.extend(pfns.iter().flat_map(|pfn| (pfn | 0xe << 60).to_le_bytes()));
+    record(1, &body)
+}
+
 #[test]
 fn what_a_guest_cannot_take_is_refused() {
     let start = opened(3);
@@ -59,9 +66,24 @@ fn what_a_guest_cannot_take_is_refused() {
         &start,
         &pages(&[FIRST, 1 << 60]),
         0,
-        "expected pages of type 0, got page 0x0",
+        "type 0, or of type 14, alone, got page 0x0",
     );
     refused(&start, &pages(&[FIRST, 0xf << 60]), 0, "which is Absent");
+    // Pages without data are of memory that was never written, and there is such a page once.
+    let empty = |pfn: u64| zeros(&[pfn]);
+    refused(&start, &empty(0), 0, outside);
+    refused(
+        &start,
+        &[empty(FIRST), empty(FIRST)].concat(),
+        24,
+        "only where none came before",
+    );
+    refused(
+        &start,
+        &zeros(&[FIRST, FIRST]),
+        0,
+        "only where none came before",
+    );
     refused(&start, &record(9, b"x"), 0, "a record for a hypervisor");
     refused(&start, &record(13, b""), 0, "a record for a hypervisor");
     refused(&start, &record(14, b""), 0, "as of a checkpointed pair");

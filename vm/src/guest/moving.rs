@@ -288,6 +288,11 @@ impl Guest for EmulatedGuest {
         self.try_resume().map_err(failed("resuming the guest"))
     }
 
+    fn throttle(&mut self, percent: u8) -> Result<(), GuestError> {
+        self.gate.throttle(percent);
+        Ok(())
+    }
+
     fn save(&mut self) -> Result<Vec<DeviceRecord>, GuestError> {
         if !matches!(self.cpus, Cpus::Stopped(_)) || !self.suspended {
             return Err(GuestError("saving the guest: it is not paused".to_owned()));

@@ -24,6 +24,10 @@ const PAGE_LEN: u32 = 4096;
 const SECTORS: u64 = PAGE_SIZE / SECTOR_SIZE;
 /// How long a virtual CPU waits for an interrupt before it looks for itself.
 const INTERRUPT_WAIT: Duration = Duration::from_millis(20);
+/// A throttled virtual CPU stands still for no less than this at a time, which the system can tell
+/// from nothing, and for no more, so that it hears its orders.
+const IDLE_LEAST: Duration = Duration::from_millis(1);
+const IDLE_MOST: Duration = Duration::from_millis(50);
 /// How long a device may take for the last requests.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// No device writes this: tells a status that was never written.
@@ -33,6 +37,8 @@ const STATUS_NONE: u8 = 0xff;
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     order: AtomicU8,
+    /// How much the virtual CPUs are slowed down, in percent.
+    throttle: AtomicU8,
     /// Requests completed by all of them together.
     pub(crate) completed: AtomicU64,
     /// Reads completed: how often a device wrote a frame.
@@ -60,6 +66,17 @@ impl Gate {
             Order::Drain => 2,
         };
         self.order.store(byte, Ordering::Release);
+    }
+
+    /// Slows the virtual CPUs down by so many percent, 99 at most.
+    pub(crate) fn throttle(&self, percent: u8) {
+        self.throttle.store(percent.min(99), Ordering::Relaxed);
+    }
+
+    /// How long a virtual CPU that has worked so long has to stand still for it.
+    fn idle_for(&self, worked: Duration) -> Duration {
+        let percent = u32::from(self.throttle.load(Ordering::Relaxed).min(99));
+        worked.saturating_mul(percent) / (100 - percent)
     }
 
     pub(crate) fn order(&self) -> Order {
@@ -242,11 +259,18 @@ impl Vcpu {
         // Whoever comes back from a pause may have missed notifications both ways.
         self.ring_bell(wires)?;
         let mut order = Order::Run;
+        let mut idle = Duration::ZERO;
         while order == Order::Run {
             order = gate.order();
+            let begin = Instant::now();
             let (reaped, submitted) = self.turn(order, gate, wires)?;
             if order != Order::Run {
                 break;
+            }
+            idle += gate.idle_for(begin.elapsed());
+            if idle >= IDLE_LEAST {
+                std::thread::park_timeout(idle.min(IDLE_MOST));
+                idle = Duration::ZERO;
             }
             if reaped == 0 && submitted == 0 {
                 self.wait(wires)?;

@@ -1,0 +1,255 @@
+//! Pages over several connections at once.
+//!
+//! The first connection is the stream, whole but for the pages that went elsewhere. Each further
+//! one is an image of its own, page data alone. All of them start with JOIN, which says what belongs
+//! together. A round is spread over the connections and has ended when every record of it has been
+//! answered on every connection: only then does the next one start, so that an older version of a
+//! page never comes after a newer one, however the connections lag behind each other.
+
+use super::connection::Connection;
+use super::framing::{HEAD_BYTES, Head};
+use super::live::{Destination, Source};
+use super::session::Message;
+use super::{DestinationStream, SourceStream};
+use crate::error::MigrationError;
+use crate::guest::DeviceRecord;
+use crate::receive::Lanes;
+use driver::memory::DmaMemory;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Most connections of one migration.
+pub const CONNECTIONS_MAX: usize = 64;
+/// Fewer pages than this for each connection are not worth a thread.
+const WORTH: usize = 64;
+
+/// The source's end over several connections.
+#[derive(Debug)]
+pub struct Parallel<S> {
+    main: Source<S>,
+    lanes: Vec<Source<S>>,
+}
+
+fn failed(doing: &str) -> impl FnOnce(io::Error) -> MigrationError {
+    let doing = doing.to_owned();
+    move |source| MigrationError::Connection { doing, source }
+}
+
+fn count_of(sockets: usize) -> Result<u32, MigrationError> {
+    u32::try_from(sockets)
+        .ok()
+        .filter(|_| (2..=CONNECTIONS_MAX).contains(&sockets))
+        .ok_or_else(|| {
+            let why = format!("expected 2 to {CONNECTIONS_MAX} connections, got {sockets}");
+            failed("joining connections")(io::Error::new(io::ErrorKind::InvalidInput, why))
+        })
+}
+
+impl<S: Read + Write + AsFd + Send> Parallel<S> {
+    /// Joins connections to the same destination; the first is the stream's.
+    ///
+    /// # Errors
+    /// [`MigrationError::Connection`] if there are too few or too many, or one of them broke.
+    pub fn new(mut sockets: Vec<S>) -> Result<Self, MigrationError> {
+        let count = count_of(sockets.len())?;
+        let session = Uuid::now_v7();
+        for (index, socket) in (0_u32..).zip(&mut sockets) {
+            let mut body = session.as_bytes().to_vec();
+            body.extend(index.to_le_bytes());
+            body.extend(count.to_le_bytes());
+            let sent = socket.write_all(&Message::Join.bytes(&body));
+            sent.map_err(failed("joining connections"))?;
+        }
+        let lanes = sockets.split_off(1);
+        let main = sockets.pop().map(Source::new);
+        let none = || failed("joining connections")(io::ErrorKind::NotConnected.into());
+        Ok(Self {
+            main: main.ok_or_else(none)?,
+            lanes: lanes.into_iter().map(Source::new).collect(),
+        })
+    }
+
+    /// Waits until the destination has everything that went over the first connection, and says
+    /// nothing of the others: no barrier, and not enough to send a page again.
+    ///
+    /// # Errors
+    /// As [`round_end`](SourceStream::round_end).
+    pub fn wait_for_first(&mut self) -> Result<(), MigrationError> {
+        self.main.round_end(0).map(drop)
+    }
+
+    /// Does something on all connections at once, the stream's first; adds up what they return.
+    fn each<T: Send>(
+        &mut self,
+        parts: Vec<T>,
+        act: impl Fn(&mut Source<S>, T) -> Result<u64, MigrationError> + Sync,
+    ) -> Result<u64, MigrationError> {
+        let mut parts = parts.into_iter();
+        let Some(first) = parts.next() else {
+            return Ok(0);
+        };
+        let (act, lanes, main) = (&act, &mut self.lanes, &mut self.main);
+        let (mine, others) = std::thread::scope(|scope| {
+            let threads: Vec<_> = lanes
+                .iter_mut()
+                .zip(parts)
+                .map(|(lane, part)| scope.spawn(move || act(lane, part)))
+                .collect();
+            let mine = act(main, first);
+            let others: Vec<_> = threads.into_iter().map(|t| t.join()).collect();
+            (mine, others)
+        });
+        let mut sum = mine?;
+        for done in others {
+            let done = done.unwrap_or_else(|_| {
+                let why = io::Error::other("the thread that sends pages panicked");
+                Err(failed("sending pages")(why))
+            });
+            sum += done.map_err(|error| self.cause(error))?;
+        }
+        Ok(sum)
+    }
+
+    /// Why a further connection broke: the destination says it on the first.
+    fn cause(&mut self, error: MigrationError) -> MigrationError {
+        match error {
+            MigrationError::PeerVanished { doing, source, .. } => self.main.unsent(&doing, source),
+            other => other,
+        }
+    }
+}
+
+/// Cuts pages into one part for each connection, as far as that is worth it.
+fn parts(pages: &[u64], connections: usize) -> Vec<&[u64]> {
+    let each = pages.len().div_ceil(connections.max(1)).max(WORTH);
+    pages.chunks(each).collect()
+}
+
+impl<S: Read + Write + AsFd + Send> SourceStream for Parallel<S> {
+    fn open(&mut self, description: &[u8]) -> Result<(), MigrationError> {
+        self.main.open(description)?;
+        for number in 0..self.lanes.len() {
+            let opened = self
+                .lanes
+                .get_mut(number)
+                .map_or(Ok(()), Source::open_image);
+            opened.map_err(|error| self.cause(error))?;
+        }
+        Ok(())
+    }
+
+    fn plain_copy(&mut self, memory: &[DmaMemory]) -> Result<Duration, MigrationError> {
+        self.main.plain_copy(memory)
+    }
+
+    fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError> {
+        let parts = parts(pages, self.lanes.len() + 1);
+        self.each(parts, |source, part| source.pages(memory, part))
+    }
+
+    fn zero_pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError> {
+        self.main.zero_pages(memory, pages)
+    }
+
+    fn round_end(&mut self, round: u32) -> Result<Vec<u64>, MigrationError> {
+        let mut unchanged = self.main.round_end(round)?;
+        for number in 0..self.lanes.len() {
+            let lane = self.lanes.get_mut(number);
+            let ended = lane.map_or(Ok(Vec::new()), |lane| lane.round_end(round));
+            unchanged.extend(ended.map_err(|error| self.cause(error))?);
+        }
+        Ok(unchanged)
+    }
+
+    fn device(&mut self, record: &DeviceRecord) -> Result<(), MigrationError> {
+        self.main.device(record)
+    }
+
+    fn end(&mut self) -> Result<Duration, MigrationError> {
+        for number in 0..self.lanes.len() {
+            let ended = self.lanes.get_mut(number).map_or(Ok(()), Source::end_image);
+            ended.map_err(|error| self.cause(error))?;
+        }
+        self.main.end()
+    }
+
+    fn go(&mut self) -> Result<(), MigrationError> {
+        self.main.go()
+    }
+
+    fn abort(&mut self) {
+        self.main.abort();
+    }
+}
+
+/// Takes connections of one source, in any order: the stream, and what comes beside it.
+///
+/// # Errors
+/// [`MigrationError::Connection`] if one of them does not start with JOIN, or they do not belong
+/// together.
+pub fn join(
+    sockets: Vec<Connection>,
+) -> Result<(Destination<Connection>, Lanes<'static>), MigrationError> {
+    let count = count_of(sockets.len())?;
+    let mut places: Vec<Option<Connection>> = sockets.iter().map(|_| None).collect();
+    let mut session = None;
+    for mut socket in sockets {
+        let (of, index, expected) = read_join(&mut socket)?;
+        let known = *session.get_or_insert(of);
+        let place = usize::try_from(index).ok();
+        let place = place.and_then(|index| places.get_mut(index));
+        match place {
+            Some(place @ None) if known == of && expected == count => *place = Some(socket),
+            _ => {
+                let why = format!(
+                    "expected {count} connections of one source, each once, got number {index} of \
+                     {expected}; start both sides with the same --connections"
+                );
+                let error = io::Error::new(io::ErrorKind::InvalidData, why);
+                return Err(failed("joining connections")(error));
+            }
+        }
+    }
+    let mut connections = places.into_iter().flatten();
+    let none = || failed("joining connections")(io::ErrorKind::NotConnected.into());
+    let main = connections.next().ok_or_else(none)?;
+    let others: Vec<Connection> = connections.collect();
+    let reading = main.clone();
+    let stream = |socket: &Connection| {
+        Box::new(Destination::lane(socket.clone())) as Box<dyn DestinationStream + Send>
+    };
+    let lanes = Lanes {
+        streams: others.iter().map(stream).collect(),
+        wake: Some(Box::new(move || reading.stop_reading())),
+        hang_up: Some(Box::new(move || {
+            others.iter().for_each(Connection::hang_up)
+        })),
+    };
+    Ok((Destination::new(main), lanes))
+}
+
+/// Session, index, and count.
+fn read_join(socket: &mut Connection) -> Result<(Uuid, u32, u32), MigrationError> {
+    let mut bytes = [0; HEAD_BYTES + 24];
+    let read = socket.read_exact(&mut bytes);
+    read.map_err(super::connection::explain)
+        .map_err(failed("waiting for a connection to say what it belongs to"))?;
+    let (head, body) = bytes.split_at(HEAD_BYTES);
+    let head: [u8; HEAD_BYTES] = head.try_into().unwrap_or_default();
+    if Message::of(Head::from_bytes(head)) != Some(Message::Join) {
+        let why = format!(
+            "expected JOIN, got {head:02x?}: the source sends over one connection; start both \
+             sides with the same --connections"
+        );
+        let error = io::Error::new(io::ErrorKind::InvalidData, why);
+        return Err(failed("joining connections")(error));
+    }
+    let session = body.first_chunk().copied().unwrap_or_default();
+    let number = |at: usize| {
+        let bytes = body.get(at..at + 4).and_then(|b| b.first_chunk());
+        bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    };
+    Ok((Uuid::from_bytes(session), number(16), number(20)))
+}
