@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod checkpoint;
 mod error;
 pub mod faults;
