@@ -4,6 +4,9 @@ use crate::agent::*;
 use crate::lock::{
     Answer, Claim, Claimant, LockedSet, Remote, RemoteError, Remotes, Request, Terms, Token,
 };
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -189,4 +192,21 @@ pub(super) fn until(what: &str, mut so: impl FnMut() -> bool) {
         assert!(begin.elapsed().unwrap() < LONG, "{what} never came");
         std::thread::yield_now();
     }
+}
+
+/// Asks a device over a connection of its own, as any HTTP client does.
+pub(super) fn post(agent: &Running, method: &str, what: &str, body: &Value) -> Value {
+    let body = body.to_string();
+    let mut stream = UnixStream::connect(agent.socket()).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} /v1/devices/disk0/{what} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (_, body) = text.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(body).unwrap()
 }

@@ -5,6 +5,7 @@ use crate::agent::*;
 use crate::lock::{
     Answer, Cause, Claim, Claimant, LockedSet, Progress, RemoteError, Request, Terms,
 };
+use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -185,18 +186,19 @@ fn an_apply_that_was_left_is_taken_over() {
 
     // A manager that goes in the middle: without release, and without renewal.
     inside.hold(true);
-    let mut terms = Terms::new("gone");
-    terms.limits.apply = Duration::ZERO;
-    terms.limits.release = Duration::ZERO;
-    terms.limits.request = Duration::from_millis(1);
-    let gone = {
-        let mut terms = terms.clone();
-        terms.limits.request = LONG;
-        let set = LockedSet::lock(alone(&agents, &place), terms).unwrap();
-        set.for_each(|_| Ok(suspended())).unwrap()
-    };
-    let failure = gone.apply().unwrap_err();
-    assert_eq!(failure.cause, Cause::Incomplete);
+    let gone = Claimant::new("gone");
+    let claim = json!({ "id": gone.id, "attempt": 1 });
+    let locked = post(
+        &agent,
+        "POST",
+        "lock",
+        &json!({ "claim": claim, "who": gone.who }),
+    );
+    let token = &locked["token"];
+    let stage = json!({ "token": token, "config": suspended() });
+    post(&agent, "PUT", "pending", &stage);
+    let task = post(&agent, "POST", "apply", &json!({ "token": token }));
+    assert_eq!(task["progress"]["state"], "running", "{task}");
     until("the end of the lease", || {
         agents.status(&place).unwrap().lease_left_ms == Some(0)
     });
