@@ -29,7 +29,7 @@ use tokio::time::sleep;
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// How often a lease is renewed while it lasts.
 const RENEWALS: u32 = 3;
-/// Between two looks at an apply that was taken over.
+/// Between two looks at an apply that was taken over, unless the lease is short.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why an agent could not be asked, or what it said.
@@ -175,12 +175,13 @@ impl Agents {
             who: who.who.clone(),
             force,
         };
-        let LockedAnswer { token, .. } = self.ask(place, Method::POST, "/takeover", &body)?;
+        let LockedAnswer { token, lease_ms } = self.ask(place, Method::POST, "/takeover", &body)?;
+        let pause = LOOK_AGAIN.min(Duration::from_millis(lease_ms) / RENEWALS);
         let progress = loop {
             let answer: TaskAnswer =
                 self.ask(place, Method::POST, "/poll", &TokenBody { token })?;
             match answer.progress {
-                Progress::Running => thread::sleep(LOOK_AGAIN),
+                Progress::Running => thread::sleep(pause),
                 ended => break ended,
             }
         };

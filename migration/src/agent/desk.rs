@@ -116,9 +116,7 @@ impl Desk {
         let was_applying = state.layers.is_applying();
         // Whoever locks or shows a token that is valid is the holder.
         let holder = !matches!(request, Request::Release { .. });
-        let answer = self.change(&mut state, |layers| {
-            layers.answer(request, SystemTime::now())
-        })?;
+        let answer = self.change(&mut state, |layers| layers.answer(request, now()))?;
         if holder {
             state.heard = Instant::now();
         }
@@ -164,7 +162,7 @@ impl Desk {
         admitted(&state, &who.who)?;
         let name = who.who.clone();
         let token = self.change(&mut state, |layers| {
-            layers.take_over(task, claim, who, SystemTime::now(), force)
+            layers.take_over(task, claim, who, now(), force)
         })?;
         state.heard = Instant::now();
         tracing::warn!(device = self.shared.name, by = name, %task, "apply taken over");
@@ -184,7 +182,8 @@ impl Desk {
             holder: layers.holder().cloned(),
             lease_left_ms: layers
                 .holder()
-                .map(|_| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+                // Rounded up: 0 is said only when it has run out.
+                .map(|_| u64::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)),
             generation: layers.generation(),
             task: layers.task().map(|(id, _)| id),
             progress: layers.task().map(|(_, progress)| progress.clone()),
@@ -204,7 +203,7 @@ impl Desk {
     /// The state as it is now: after the end of a lease that has run out, and of a reset.
     fn current(&self) -> MutexGuard<'_, State> {
         let mut state = self.shared.state();
-        if state.layers.holder().is_some() && state.heard.elapsed() > self.lease {
+        if state.layers.holder().is_some() && state.heard.elapsed() >= self.lease {
             let gone = self.change(&mut state, |layers| Ok(layers.expire()));
             match gone {
                 Ok(Some(holder)) => tracing::warn!(
@@ -265,6 +264,13 @@ impl Desk {
         // The thread ends only after this is gone.
         let _ = self.work.send(());
     }
+}
+
+/// The time as it is kept and told: in whole milliseconds, so that an end changes nothing.
+fn now() -> SystemTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let millis = u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
+    SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
 }
 
 /// Whether this manager may lock the device.

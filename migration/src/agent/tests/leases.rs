@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Nobody renews this in time.
-const SHORT: Duration = Duration::from_millis(60);
+/// Long enough for the few requests that come within it, and short enough to be waited for.
+const SHORT: Duration = Duration::from_secs(2);
 
 #[test]
 fn who_is_silent_for_a_lease_loses_the_lock_and_what_it_staged() {
@@ -62,7 +62,7 @@ fn a_client_that_lives_renews_its_lease() {
     until("some leases", || {
         let holder = agents.status(&place).unwrap().holder;
         assert_eq!(holder.unwrap().claimant.who, "lives");
-        held.elapsed() > SHORT * 8
+        held.elapsed() > SHORT * 2
     });
     let report = set.release();
     assert_eq!(report.stuck, []);
