@@ -3,6 +3,7 @@
 use crate::target::Target;
 use driver::dirty::harvest::HarvestWidth;
 use driver::dirty::{DirtySource, TrackerSource};
+use driver::memory::DmaMemory;
 use driver::{DriverError, Transport, suspend};
 use migration::agent::{Abilities, DeviceConfig, Managed, Mode, Tracking};
 use spec::features::Features;
@@ -24,6 +25,8 @@ pub struct Hosted {
     abilities: Abilities,
     /// What is tracked, and by what.
     tracking: Option<(Tracking, TrackerSource)>,
+    /// The largest bitmap so far: buses do not take memory back.
+    bitmap: Option<DmaMemory>,
 }
 
 fn failed(doing: &str) -> impl Fn(&dyn Display) -> String + use<> {
@@ -48,6 +51,7 @@ impl Hosted {
             },
             transport: Arc::new(transport),
             tracking: None,
+            bitmap: None,
         };
         this.bring_up().map_err(|error| failed(&error))?;
         this.abilities.suspend = this.transport.features().contains(Features::SUSPEND);
@@ -66,8 +70,14 @@ impl Hosted {
         let end = wanted.ranges.iter().map(|range| range.end).max();
         let bits = end.unwrap_or(0).div_ceil(wanted.granularity);
         let length = bits.div_ceil(8).next_multiple_of(4096);
-        let bitmap = self.transport.bus().dma_alloc(length);
-        let bitmap = bitmap.map_err(|error| failed(&error))?;
+        let bitmap = match self.bitmap.take().filter(|kept| kept.len() >= length) {
+            Some(kept) => kept,
+            None => {
+                let made = self.transport.bus().dma_alloc(length);
+                made.map_err(|error| failed(&error))?
+            }
+        };
+        self.bitmap = Some(bitmap.clone());
         let width = match wanted.mode {
             Mode::Bitmap => HarvestWidth::Word,
             Mode::Bytes => HarvestWidth::Byte,

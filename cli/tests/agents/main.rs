@@ -18,7 +18,7 @@ const AGENTS: usize = 4;
 /// Runs without a word about it.
 const RUNS: u64 = 8;
 /// How long a manager may be silent.
-const LEASE: Duration = Duration::from_millis(300);
+const LEASE: Duration = Duration::from_secs(1);
 /// Requests of a change in which nobody is killed: lock, stage, apply, poll and release of all.
 const REQUESTS: u64 = 5 * AGENTS as u64;
 /// Until everything is free again.
@@ -178,6 +178,7 @@ fn run(folder: &Path, seed: u64, agents: Vec<Agent>) -> (Vec<Agent>, Option<Caus
         "seed {seed} in {}: {victim} killed at {at}, returns {returns}: {cause:?}\n{report}",
         folder.display()
     );
+    assert!(struck || cause.is_none(), "nobody was killed; {shown}");
     check(&client, &places, &old, &new, cause, &report, &shown);
     (agents, cause, struck)
 }

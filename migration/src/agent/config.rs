@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 /// Most ranges of one device.
 pub const RANGES_MAX: usize = 1024;
+/// Highest end of a range. A bitmap begins at address 0, so that this bounds what one takes.
+pub const END_MAX: u64 = 1 << 40;
 /// Most names of those who may migrate one device.
 pub const MANAGERS_MAX: usize = 64;
 /// Longest name of a manager or a device, in octets.
@@ -89,6 +91,11 @@ pub enum Unfit {
     /// A range is empty, two overlap, or the PASID is too wide.
     #[error("{0}")]
     Range(String),
+    /// A range ends too high.
+    #[error(
+        "a range ends at {0:#x}; expected {END_MAX:#x} at most, since bitmaps begin at address 0"
+    )]
+    Far(u64),
     /// No page size.
     #[error("granularity {0}; expected a power of two from 4096 to 1073741824")]
     Granularity(u64),
@@ -139,6 +146,9 @@ impl Tracking {
             return Err(Unfit::NoRange);
         }
         at_most("ranges", self.ranges.len(), RANGES_MAX)?;
+        if let Some(range) = self.ranges.iter().find(|range| range.end > END_MAX) {
+            return Err(Unfit::Far(range.end));
+        }
         let device = Arc::from(device);
         let mut changes = Vec::with_capacity(self.ranges.len());
         for range in &self.ranges {
@@ -207,6 +217,8 @@ mod tests {
         let empty = Range { start: 8, end: 8 };
         assert!(tracking(&[empty]).check("disk0", ALL).is_err());
         assert_eq!(tracking(&[]).check("disk0", ALL), Err(Unfit::NoRange));
+        let far = tracking(&[0..END_MAX + 1]);
+        assert_eq!(far.check("disk0", ALL), Err(Unfit::Far(END_MAX + 1)));
         let mut odd = whole.clone();
         odd.tracking.as_mut().unwrap().granularity = 5000;
         assert_eq!(odd.check("disk0", ALL), Err(Unfit::Granularity(5000)));

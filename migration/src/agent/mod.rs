@@ -25,7 +25,7 @@ mod wire;
 
 pub use client::{AgentRemote, Agents, ClientError};
 pub use config::{
-    Abilities, DeviceConfig, MANAGERS_MAX, Mode, NAME_MAX, RANGES_MAX, Tracking, Unfit,
+    Abilities, DeviceConfig, END_MAX, MANAGERS_MAX, Mode, NAME_MAX, RANGES_MAX, Tracking, Unfit,
 };
 pub use desk::Managed;
 pub use endpoint::{Endpoint, Place};
