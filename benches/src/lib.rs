@@ -3,6 +3,7 @@
 //! A speed is a ratio of two things measured in the same run, round by round in turn; what is
 //! judged is the median of the rounds' ratios, printed with the spread.
 
+pub mod agents;
 pub mod block;
 pub mod claims;
 pub mod limit;

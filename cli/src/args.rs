@@ -19,6 +19,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Answers for the devices of this host when managers lock and change them.
+    Agent(crate::agent::AgentArgs),
+    /// Changes devices of agents, all or none, and says who has their locks.
+    #[command(subcommand)]
+    Lock(crate::lock::LockCommand),
     /// Moves an emulated guest with its devices to another process and proves that nothing was
     /// lost.
     Migrate(MigrateArgs),

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod agent;
 mod args;
 mod checkpoint;
 mod conform;
@@ -11,6 +12,7 @@ mod exercise;
 mod exit;
 mod journal;
 mod judge;
+mod lock;
 mod mediate;
 mod migrate;
 mod progress;
@@ -31,11 +33,13 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     match cli.command {
+        Command::Agent(args) => exit::report(agent::run(&args)),
         Command::Checkpoint(command) => exit::report(checkpoint::run(&command)),
         Command::Conform(args) => exit::report(conform::conform(&args)),
         Command::Device(args) => device::run(args),
         Command::Journal(args) => exit::report(journal::run(&args)),
         Command::Judge(args) => exit::report(judge::judge(&args)),
+        Command::Lock(command) => exit::report(lock::run(&command)),
         Command::Mediate(args) => exit::report(mediate::run(args)),
         Command::Migrate(args) => exit::report(migrate::run(&args)),
         Command::Probe(args) => exit::report(exercise::probe(&args)),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod cancel;
+pub mod agent;
 pub mod checkpoint;
 mod error;
 pub mod faults;

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the parts in order, what each took, and a last line that machines read.
 
+mod agents;
 mod backend;
 mod cargo;
 mod conform;
@@ -102,6 +103,11 @@ const PARTS: &[Part] = &[
         name: "conform",
         about: "ours keep every clause; each implementation fares as the matrix says",
         run: conform::run,
+    },
+    Part {
+        name: "agents",
+        about: "agents are killed while devices are changed: all or none, nothing left locked unsaid",
+        run: agents::run,
     },
     Part {
         name: "faults",

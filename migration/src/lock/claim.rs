@@ -1,12 +1,14 @@
 //! Who asks for a lock, who has it, and what proves it.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
 /// A manager that wants to lock a set: a UUID v7, so that the older of two is the smaller one, and a
 /// name for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Claimant {
     /// Orders claimants: the smaller one goes first.
     pub id: Uuid,
@@ -26,7 +28,8 @@ impl Claimant {
 
 /// One attempt of a claimant to lock. Made by the asker, so that it can be taken back even when the
 /// answer was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Claim {
     /// The claimant's.
     pub id: Uuid,
@@ -35,12 +38,32 @@ pub struct Claim {
 }
 
 /// Who has a lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Holder {
     /// The claimant.
     pub claimant: Claimant,
-    /// Since when, by the remote's clock.
+    /// Since when, by the remote's clock; written as milliseconds of the epoch.
+    #[serde(with = "millis")]
     pub since: SystemTime,
+}
+
+/// A time as milliseconds since the epoch: what a person can compare, and JSON can hold exactly.
+mod millis {
+    use super::{Deserialize, Duration, SystemTime};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        let millis = since.unwrap_or_default().as_millis();
+        to.serialize_u64(u64::try_from(millis).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+        let millis = u64::deserialize(from)?;
+        let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis));
+        time.ok_or_else(|| serde::de::Error::custom("a time beyond what this system can tell"))
+    }
 }
 
 impl fmt::Display for Holder {
@@ -56,7 +79,8 @@ impl fmt::Display for Holder {
 }
 
 /// Proves to a remote that its lock is still the one that was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Token {
     /// Of this lock alone, a UUID v7.
     pub id: Uuid,

@@ -1,6 +1,7 @@
 //! A remote's own side: two layers of configuration under one lock.
 
 use crate::lock::{Answer, Claim, Claimant, Holder, Progress, RemoteError, Request, Token};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 use uuid::Uuid;
@@ -9,7 +10,11 @@ use uuid::Uuid;
 const REMEMBERED: usize = 1024;
 
 /// The running and the pending configuration of a device, and who may change them.
-#[derive(Clone, Debug)]
+///
+/// It can be written down whole and taken up again: a remote that does so before each answer keeps its
+/// promises across its own end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Layers<C> {
     running: C,
     pending: Option<C>,
@@ -18,15 +23,37 @@ pub struct Layers<C> {
     /// Up to which attempt a claimant's claims are void.
     released: BTreeMap<Uuid, u32>,
     generation: u64,
+    /// The last apply that began, by the token it was asked for with, and how far it is.
+    task: Option<(Uuid, Progress)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Lock {
     holder: Holder,
     attempt: u32,
     token: Token,
     /// The lock ends with the apply that runs.
     ending: bool,
+}
+
+impl Lock {
+    fn new(claim: Claim, who: Claimant, now: SystemTime, generation: u64) -> (Self, Token) {
+        let token = Token {
+            id: Uuid::now_v7(),
+            generation,
+        };
+        let lock = Self {
+            holder: Holder {
+                claimant: who,
+                since: now,
+            },
+            attempt: claim.attempt,
+            token,
+            ending: false,
+        };
+        (lock, token)
+    }
 }
 
 impl<C: Clone> Layers<C> {
@@ -39,6 +66,7 @@ impl<C: Clone> Layers<C> {
             lock: None,
             released: BTreeMap::new(),
             generation: 0,
+            task: None,
         }
     }
 
@@ -55,6 +83,22 @@ impl<C: Clone> Layers<C> {
     /// Who has the lock.
     pub fn holder(&self) -> Option<&Holder> {
         self.lock.as_ref().map(|lock| &lock.holder)
+    }
+
+    /// Whether a configuration is being applied: what is [pending](Self::pending).
+    pub fn is_applying(&self) -> bool {
+        self.progress == Progress::Running
+    }
+
+    /// How often the device was reset.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The last apply that began, and how far it is. Anyone may know, lock or not.
+    pub fn task(&self) -> Option<(Uuid, &Progress)> {
+        let task = self.task.as_ref();
+        task.map(|(id, progress)| (*id, progress))
     }
 
     /// Answers a request at a time of the remote's clock. What [`Request::Apply`] begins is for the
@@ -84,6 +128,7 @@ impl<C: Clone> Layers<C> {
                         return Err(RemoteError::Refused("nothing is staged".into()));
                     }
                     self.progress = Progress::Running;
+                    self.task = Some((token.id, Progress::Running));
                 }
                 Ok(Answer::Applying(self.progress.clone()))
             }
@@ -108,15 +153,63 @@ impl<C: Clone> Layers<C> {
             (Ok(()), None) => Progress::Failed("nothing was staged".into()),
             (Err(reason), _) => Progress::Failed(reason),
         };
+        if let Some((_, progress)) = &mut self.task {
+            progress.clone_from(&self.progress);
+        }
         if self.lock.as_ref().is_some_and(|lock| lock.ending) {
             self.lock = None;
         }
     }
 
-    /// The device was reset: its lock and what is pending are gone, and tokens of before are void.
-    pub fn reset(&mut self) {
+    /// The device was reset: its lock and what is pending are gone, and tokens of before are void. It
+    /// runs with this from now on.
+    pub fn reset(&mut self, running: C) {
         self.generation += 1;
+        self.running = running;
         self.free();
+    }
+
+    /// The holder was not heard of for too long: what it has not begun to apply is forgotten, and
+    /// nothing that it asked for comes into force any more. Says whom that hit, if anyone.
+    pub fn expire(&mut self) -> Option<Holder> {
+        let lock = self.lock.as_ref().filter(|lock| !lock.ending)?;
+        let (holder, attempt) = (lock.holder.clone(), lock.attempt);
+        self.release(Claim {
+            id: holder.claimant.id,
+            attempt,
+        });
+        Some(holder)
+    }
+
+    /// Gives the lock of an apply that runs, and whose manager has left it, to another. That of a
+    /// manager which may still come back for it is refused, unless by `force`.
+    ///
+    /// # Errors
+    /// [`RemoteError::Held`] if its manager has not left; [`RemoteError::Refused`] if no such task runs.
+    pub fn take_over(
+        &mut self,
+        task: Uuid,
+        claim: Claim,
+        who: Claimant,
+        now: SystemTime,
+        force: bool,
+    ) -> Result<Token, RemoteError> {
+        let runs = self.task.as_ref().is_some_and(|(id, _)| *id == task) && self.is_applying();
+        let Some(lock) = self.lock.as_ref().filter(|_| runs) else {
+            let why = format!("task {task} does not run; ask for the lock instead");
+            return Err(RemoteError::Refused(why));
+        };
+        let same = lock.holder.claimant.id == claim.id;
+        if same && !lock.ending && lock.attempt == claim.attempt {
+            return Ok(lock.token);
+        }
+        if !lock.ending && !force {
+            return Err(RemoteError::Held(lock.holder.clone()));
+        }
+        self.expire();
+        let (lock, token) = Lock::new(claim, who, now, self.generation);
+        self.lock = Some(lock);
+        Ok(token)
     }
 
     /// Frees it by force and says whom that hit.
@@ -149,20 +242,7 @@ impl<C: Clone> Layers<C> {
                 Ok(lock.token)
             }
             None => {
-                let token = Token {
-                    id: Uuid::now_v7(),
-                    generation: self.generation,
-                };
-                let holder = Holder {
-                    claimant: who,
-                    since: now,
-                };
-                let lock = Lock {
-                    holder,
-                    attempt: claim.attempt,
-                    token,
-                    ending: false,
-                };
+                let (lock, token) = Lock::new(claim, who, now, self.generation);
                 self.lock = Some(lock);
                 self.progress = Progress::NotStarted;
                 Ok(token)

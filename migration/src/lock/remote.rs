@@ -2,6 +2,7 @@
 
 use crate::lock::clock::{Event, Ticket};
 use crate::lock::{Claim, Claimant, Holder, Token};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -72,7 +73,8 @@ pub enum Answer {
 }
 
 /// How far a remote's apply is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state", content = "reason")]
 pub enum Progress {
     /// It was not asked to.
     NotStarted,

@@ -88,6 +88,13 @@ impl<C> Coordinator<C> {
                 Err(_) => tries.broken = true,
                 Ok(_) => {}
             }
+            let known = self.members[place].outcomes.get(&Phase::Lock);
+            if matches!(outcome, Err(RemoteError::Lost(_)))
+                && matches!(known, Some(Err(RemoteError::Held(_))))
+            {
+                // The last question before the deadline: who had it tells more than that silence.
+                continue;
+            }
             self.record(place, Phase::Lock, outcome.map(|_| ()));
         }
         tries

@@ -181,7 +181,7 @@ fn a_device_that_is_reset_while_locked_is_fenced_off() {
     let all = remotes(&world, &[&[], &[]]);
     let set = LockedSet::lock(together(&all), terms(&world, 0)).expect("free");
     let set = set.for_each(|_| Ok(NEW)).expect("they take it");
-    all[1].inside().layers.reset();
+    all[1].inside().layers.reset(OLD);
     let failure = set.apply().expect_err("one was reset");
     assert_eq!(failure.cause, Cause::Incomplete);
     let row = failure.report.rows.first().expect("a failure");

@@ -13,13 +13,23 @@ fn all_faults(late: bool) -> Vec<Fault> {
 }
 
 /// What a run came to, for the table.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize)]
 struct Counts {
     runs: usize,
     applied: usize,
     by_cause: BTreeMap<String, usize>,
     stuck: usize,
     happened: usize,
+}
+
+impl Counts {
+    /// One line for machines.
+    fn print(&self, what: &str, lost: &str) {
+        let mut figures = serde_json::json!(self);
+        figures["what"] = what.into();
+        figures["lost"] = lost.into();
+        println!("figures {figures}");
+    }
 }
 
 /// Lock, stage, apply, release; then everything that is still under way; then the judgement.
@@ -153,7 +163,7 @@ fn multisets(late: bool) -> Counts {
 #[test]
 fn every_multiset_of_early_faults() {
     let counts = multisets(false);
-    println!("{counts:?}");
+    counts.print("multisets", "before it was carried out");
     assert_eq!(counts.runs, 20_475);
     assert!(
         counts.applied > 100 && counts.by_cause.len() >= 4,
@@ -164,7 +174,7 @@ fn every_multiset_of_early_faults() {
 #[test]
 fn every_multiset_of_late_faults() {
     let counts = multisets(true);
-    println!("{counts:?}");
+    counts.print("multisets", "after it was carried out");
     assert_eq!(counts.runs, 20_475);
     assert!(
         counts.applied > 100 && counts.by_cause.len() >= 4,
@@ -191,7 +201,7 @@ fn every_ordered_pair_of_faults() {
             }
         }
     }
-    println!("{counts:?}");
+    counts.print("pairs", "before and after it was carried out");
     assert_eq!(counts.runs, 4 * 576 * 3);
 }
 

@@ -89,7 +89,8 @@ fn every_change_needs_the_token() {
         Ok(Answer::Done)
     );
     assert_eq!((layers.pending(), *layers.running()), (None, 1));
-    layers.reset();
+    layers.reset(3);
+    assert_eq!(*layers.running(), 3);
     let error = ask(&mut layers, stage(token)).expect_err("reset");
     assert_eq!(
         error.to_string(),

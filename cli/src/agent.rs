@@ -1,0 +1,135 @@
+//! `tidemark agent`.
+
+use crate::exit::{Unreachable, Usage};
+use anyhow::Context;
+use clap::Args;
+use migration::agent::{Endpoint, Host, Identity, Limits, Managed, Server, ServerError};
+use signal_hook::consts::signal::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io::Write;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
+use vm::{Hosted, Target};
+
+/// What `tidemark agent` takes.
+#[derive(Args, Debug)]
+pub struct AgentArgs {
+    /// The socket to make and to listen on, for this user only
+    #[arg(long, value_name = "PATH", required_unless_present = "listen")]
+    socket_path: Option<PathBuf>,
+    /// Listens on TCP instead, where both sides show certificates; port 0 takes a free one
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        conflicts_with = "socket_path",
+        requires = "ca"
+    )]
+    listen: Option<String>,
+    #[command(flatten)]
+    identity: IdentityArgs,
+    /// A device to answer for: NAME=emulated, NAME=vfio-user:PATH or NAME=vfio:0000:03:00.0; several
+    /// times
+    #[arg(long, value_name = "NAME=TARGET", required = true)]
+    device: Vec<Named>,
+    /// Folder where locks and configurations are kept, which no other agent may use
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// How long a manager that holds a lock may be silent, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
+    lease: u64,
+    /// Connections at a time
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+}
+
+/// Certificates, which TCP takes.
+#[derive(Args, Clone, Debug)]
+pub struct IdentityArgs {
+    /// Certificates of those who may have issued the other side's, in PEM
+    #[arg(long, value_name = "FILE", requires = "cert", requires = "key")]
+    ca: Option<PathBuf>,
+    /// This side's certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "ca")]
+    cert: Option<PathBuf>,
+    /// Its key, in PEM
+    #[arg(long, value_name = "FILE", requires = "ca")]
+    key: Option<PathBuf>,
+}
+
+impl IdentityArgs {
+    /// All three, or none.
+    pub fn identity(&self) -> Option<Identity> {
+        Some(Identity {
+            authorities: self.ca.clone()?,
+            certificate: self.cert.clone()?,
+            key: self.key.clone()?,
+        })
+    }
+}
+
+/// A device and what it is called.
+#[derive(Clone, Debug)]
+struct Named {
+    name: String,
+    target: Target,
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, target) = text
+            .split_once('=')
+            .ok_or_else(|| format!("expected NAME=TARGET, got '{text}'"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            target: target.parse()?,
+        })
+    }
+}
+
+pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
+    let endpoint = match (&args.socket_path, &args.listen) {
+        (Some(path), _) => Endpoint::Unix(path.clone()),
+        (None, Some(address)) => format!("tls:{address}").parse().map_err(Usage)?,
+        (None, None) => return Err(Usage("expected --socket-path or --listen".to_owned()).into()),
+    };
+    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
+    let mut devices = Vec::new();
+    for Named { name, target } in &args.device {
+        let device = Hosted::open(target)
+            .map_err(|why| Unreachable(format!("device '{name}' ({target}): {why}")))?;
+        devices.push((name.clone(), Box::new(device) as Box<dyn Managed>));
+    }
+    let lease = Duration::from_millis(args.lease);
+    let host = Host::open(devices, &args.state, lease)?;
+    let limits = Limits {
+        connections: usize::from(args.connections),
+        ..Limits::default()
+    };
+    let server = Server::bind(&endpoint, args.identity.identity().as_ref(), host, limits);
+    let server = server.map_err(|error| match error {
+        error @ ServerError::Bind { .. } => anyhow::Error::new(Unreachable(error.to_string())),
+        other => other.into(),
+    })?;
+    let endpoint = match (endpoint, server.port()) {
+        (Endpoint::Tls { host, .. }, Some(port)) => Endpoint::Tls { host, port },
+        (endpoint, _) => endpoint,
+    };
+    let stop = server.stopper();
+    thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            stop.stop();
+        }
+    });
+    let mut out = std::io::stdout();
+    writeln!(out, "listening on {endpoint}")?;
+    out.flush()?;
+    server.run();
+    if let Endpoint::Unix(path) = &endpoint {
+        std::fs::remove_file(path).context("removing the socket")?;
+    }
+    Ok(())
+}
