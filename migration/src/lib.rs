@@ -16,6 +16,7 @@ pub mod policy;
 pub mod precopy;
 pub mod receive;
 pub mod report;
+pub mod store;
 pub mod stream;
 
 pub use error::{GuestError, MigrationError};

@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::libxl::Emulator;
+use super::pages::Entry;
 use super::writer::{Writer, Written};
 use super::{libxc, libxl};
 use crate::guest::DeviceRecord;
@@ -26,7 +27,7 @@ enum Image {
     Ended,
 }
 
-impl<W: Write + AsFd> Outgoing<W> {
+impl<W: Write> Outgoing<W> {
     pub(super) fn new(to: W) -> Self {
         Self {
             writer: Writer::new(to),
@@ -47,10 +48,10 @@ impl<W: Write + AsFd> Outgoing<W> {
         self.writer.libxl(&record)
     }
 
-    /// One record of as many of the pages as it takes.
-    pub(super) fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> io::Result<Written> {
+    /// One record of pages, from bytes.
+    pub(super) fn page_data(&mut self, entries: &[Entry], data: &[u8]) -> io::Result<()> {
         self.begin_image()?;
-        self.writer.pages(memory, pages)
+        self.writer.page_data(entries, data)
     }
 
     /// A device's options, if it has any, and its state.
@@ -90,5 +91,13 @@ impl<W: Write + AsFd> Outgoing<W> {
             self.image = Image::Ended;
         }
         Ok(())
+    }
+}
+
+impl<W: Write + AsFd> Outgoing<W> {
+    /// One record of as many of the pages as it takes.
+    pub(super) fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> io::Result<Written> {
+        self.begin_image()?;
+        self.writer.pages(memory, pages)
     }
 }
