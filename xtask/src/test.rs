@@ -16,6 +16,7 @@ mod names;
 mod pci_config;
 mod runner;
 mod served;
+mod store;
 mod stream;
 mod tree;
 mod vfio;
@@ -107,6 +108,11 @@ const PARTS: &[Part] = &[
         name: "faults",
         about: "one thing goes wrong in each of many moves and pairs; nothing lost or doubled",
         run: faults::run,
+    },
+    Part {
+        name: "store",
+        about: "processes of the store killed anywhere, in a folder, etcd and S3; nothing named damaged",
+        run: store::run,
     },
     Part {
         name: "stream",
