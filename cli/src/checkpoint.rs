@@ -113,8 +113,12 @@ pub struct SecondaryArgs {
     /// Keeps every checkpoint in the store, as NAME/epoch/NUMBER.
     #[arg(long, value_name = "NAME", requires = "store")]
     keep: Option<Name>,
-    #[command(flatten)]
-    store: Option<Places>,
+    /// The store: a folder, or s3://BUCKET/PREFIX.
+    #[arg(long, value_name = "FOLDER|URL", requires = "keep")]
+    store: Option<String>,
+    /// Where its names are, if not in that folder: a folder, or etcd://HOST:PORT/PREFIX.
+    #[arg(long, value_name = "FOLDER|URL", requires = "store")]
+    names: Option<String>,
     /// Pairs again after a failover, as the primary of a fresh secondary that listens there.
     #[arg(long, value_name = "unix:PATH")]
     then: Option<Target>,
@@ -241,7 +245,13 @@ fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
     let mut secondary = paired.map_err(|error| Failed(format!("no pair: {error}")))?;
     listen_to_input(&switch)?;
     let mut keeper = match (&args.keep, &args.store) {
-        (Some(directory), Some(places)) => Some(Keeper::open(places, directory)?),
+        (Some(directory), Some(store)) => {
+            let places = Places {
+                store: store.clone(),
+                names: args.names.clone(),
+            };
+            Some(Keeper::open(&places, directory)?)
+        }
         _ => None,
     };
     if let Some(keeper) = &mut keeper {

@@ -36,10 +36,10 @@ pub enum StoreCommand {
 pub struct Places {
     /// Where bodies are, and names if nothing else is said: a folder, or s3://BUCKET/PREFIX.
     #[arg(long, value_name = "FOLDER|URL")]
-    store: String,
+    pub store: String,
     /// Where names are: a folder, or etcd://HOST:PORT/PREFIX for many hosts.
     #[arg(long, value_name = "FOLDER|URL")]
-    names: Option<String>,
+    pub names: Option<String>,
 }
 
 #[derive(Debug, Args)]
