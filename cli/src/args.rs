@@ -33,6 +33,11 @@ pub enum Command {
     /// one is lost.
     #[command(subcommand)]
     Checkpoint(crate::checkpoint::CheckpointCommand),
+    /// Keeps checkpoints under names.
+    #[command(subcommand)]
+    Store(crate::store::StoreCommand),
+    /// Starts an emulated guest from a stored checkpoint.
+    Restore(crate::restore::RestoreArgs),
     /// Looks into a saved guest, or any Xen migration stream of version 2.
     #[command(subcommand)]
     Stream(StreamCommand),

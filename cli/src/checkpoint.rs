@@ -4,11 +4,13 @@ use crate::args::Target;
 use crate::exit::{Failed, Unreachable, Usage};
 use crate::receive::LISTENING;
 use crate::size;
+use crate::store::{Keeper, Places};
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use migration::checkpoint::{
     Comparison, EpochReport, FailoverError, Line, Primary, Reporter, Secondary, Switch, Witness,
 };
+use migration::names::Name;
 use serde_json::json;
 use std::io::{BufRead, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -120,6 +122,15 @@ pub struct SecondaryArgs {
     /// Runs the guest's copy between checkpoints, and undoes what it did at each.
     #[arg(long)]
     run_copy: bool,
+    /// Keeps every checkpoint in the store, as NAME/epoch/NUMBER.
+    #[arg(long, value_name = "NAME", requires = "store")]
+    keep: Option<Name>,
+    /// The store: a folder, or s3://BUCKET/PREFIX.
+    #[arg(long, value_name = "FOLDER|URL", requires = "keep")]
+    store: Option<String>,
+    /// Where its names are, if not in that folder: a folder, or etcd://HOST:PORT/PREFIX.
+    #[arg(long, value_name = "FOLDER|URL", requires = "store")]
+    names: Option<String>,
     /// Pairs again after a failover, as the primary of a fresh secondary that listens there.
     #[arg(long, value_name = "unix:PATH")]
     then: Option<Target>,
@@ -323,7 +334,31 @@ fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
     let paired = Secondary::pair(&mut backup, line, switch.clone(), patience);
     let mut secondary = paired.map_err(|error| Failed(format!("no pair: {error}")))?;
     listen_to_input(&switch)?;
-    let ended = secondary.run(|number, _| tracing::info!(number, "checkpoint"));
+    let mut keeper = match (&args.keep, &args.store) {
+        (Some(directory), Some(store)) => {
+            let places = Places {
+                store: store.clone(),
+                names: args.names.clone(),
+            };
+            Some(Keeper::open(&places, directory)?)
+        }
+        _ => None,
+    };
+    if let Some(keeper) = &mut keeper {
+        keeper.keep(0, &secondary.kept());
+    }
+    let ended = loop {
+        match secondary.checkpoint() {
+            Ok(number) => {
+                tracing::info!(number, "checkpoint");
+                if let Some(keeper) = &mut keeper {
+                    keeper.keep(number, &secondary.kept());
+                }
+            }
+            Err(ended) => break ended,
+        }
+    };
+    let unkept = keeper.map_or(0, |keeper| keeper.failed());
     eprintln!("checkpoints ended: {ended}");
     decide(&switch, pair.on_loss);
     if let Some(reporter) = reporter {
@@ -341,6 +376,11 @@ fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
         return finish(&mut guest, pair, "secondary, then primary", &pairing);
     }
     end(&mut guest, pair)?;
+    if unkept > 0 {
+        let why =
+            format!("{unkept} checkpoints could not be stored; the guest went on all the same");
+        return Err(Failed(why).into());
+    }
     if pair.json {
         let object = json!({
             "side": "secondary", "checkpoints": epochs,

@@ -17,7 +17,9 @@ mod mediate;
 mod migrate;
 mod progress;
 mod receive;
+mod restore;
 mod size;
+mod store;
 mod stream;
 mod summary;
 
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         Command::Probe(args) => exit::report(exercise::probe(&args)),
         Command::QueueState(args) => exit::report(exercise::queue_state(&args)),
         Command::Receive(args) => exit::report(receive::run(&args)),
+        Command::Restore(args) => exit::report(restore::run(&args)),
+        Command::Store(command) => exit::report(store::run(&command)),
         Command::Stream(command) => exit::report(stream::run(&command)),
         Command::Suspend(args) => exit::report(exercise::suspend(&args)),
         Command::Track(args) => exit::report(exercise::track(&args)),

@@ -5,8 +5,8 @@
 
 #![forbid(unsafe_code)]
 
-mod cancel;
 pub mod agent;
+mod cancel;
 pub mod checkpoint;
 mod error;
 pub mod faults;
@@ -19,6 +19,7 @@ pub mod policy;
 pub mod precopy;
 pub mod receive;
 pub mod report;
+pub mod store;
 pub mod stream;
 pub mod transport;
 mod zero;

@@ -17,6 +17,7 @@ mod names;
 mod pci_config;
 mod runner;
 pub(crate) mod served;
+mod store;
 mod stream;
 mod tree;
 mod vfio;
@@ -113,6 +114,11 @@ const PARTS: &[Part] = &[
         name: "faults",
         about: "one thing goes wrong in each of many moves and pairs; nothing lost or doubled",
         run: faults::run,
+    },
+    Part {
+        name: "store",
+        about: "processes of the store killed anywhere, in a folder, etcd and S3; nothing named damaged",
+        run: store::run,
     },
     Part {
         name: "stream",

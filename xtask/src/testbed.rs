@@ -12,6 +12,7 @@ mod kernel;
 mod packages;
 mod selfcheck;
 mod step;
+mod stores;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use crate::process;
 use crate::workspace::Workspace;
 use apt::{Apt, Mirror};
 pub use foreign::{Foreign, LAUNCHERS};
+pub use stores::Stores;
 
 /// A QEMU of one Debian release.
 #[derive(Serialize)]
@@ -238,6 +240,21 @@ pub fn ensure(workspace: &Workspace) -> Result<TestBed> {
         manifest.display()
     );
     Ok(bed)
+}
+
+/// The same for what only the store's proof needs.
+pub fn stores(workspace: &Workspace) -> Result<Stores> {
+    let dir = workspace.testbed();
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let lock = File::create(dir.join("lock")).context("cannot create the test bed's lock")?;
+    lock.lock().context("cannot lock the test bed")?;
+    let suites = ["bookworm", "bookworm-updates", "bookworm-security"];
+    let mirror = Mirror::default();
+    let bookworm = Apt::new(&dir, "bookworm", &suites, &mirror);
+    let etcd = step::ensure(&dir, &stores::EtcdStep { apt: &bookworm })?;
+    let s3 = step::ensure(&dir, &stores::S3Step { workspace })?;
+    remove(&dir.join("apt"))?;
+    stores::found(&dir, &etcd, &s3)
 }
 
 /// Removes a folder with all it holds; one that is not there is fine.

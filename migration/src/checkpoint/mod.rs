@@ -29,4 +29,4 @@ pub use link::{Completed, HangUp, Line, Switch};
 pub use message::{Kind, Message, Side};
 pub use order::{ProtocolError, Step};
 pub use primary::{EpochReport, Primary, Survived};
-pub use secondary::Secondary;
+pub use secondary::{Kept, Secondary};

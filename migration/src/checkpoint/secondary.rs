@@ -48,10 +48,38 @@ impl Epoch {
     }
 }
 
+/// A whole checkpoint, where it is kept.
+#[derive(Debug)]
+pub struct Kept<'a> {
+    /// The guest's description.
+    pub description: &'a [u8],
+    /// The devices' states, held output included.
+    pub devices: &'a [DeviceRecord],
+    /// The pages that came with it, some perhaps more than once; none for the first copy, with which
+    /// all came.
+    pub pages: &'a [u64],
+    /// All of the guest's pages.
+    pub all: &'a DirtySet,
+    memory: &'a [DmaMemory],
+}
+
+impl Kept<'_> {
+    /// What a page holds in the checkpoint, whatever runs here.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Epoch`] if it is none of the guest's pages.
+    pub fn read(&self, page: u64, into: &mut [u8; PAGE_BYTES]) -> Result<(), CheckpointError> {
+        let at = page.saturating_mul(PAGE_SIZE);
+        let window = window_of(self.memory, at)?;
+        Ok(window.read(at - window.iova(), into).map_err(beyond)?)
+    }
+}
+
 /// The secondary of a pair.
 #[derive(Debug)]
 pub struct Secondary<'g, S, G: ?Sized> {
     standby: &'g mut G,
+    description: Vec<u8>,
     stream: EpochReader<Line<S>>,
     control: Control,
     switch: Switch,
@@ -91,6 +119,7 @@ where
     ) -> Result<Self, CheckpointError> {
         let mut secondary = Self {
             standby,
+            description: Vec::new(),
             stream: EpochReader::new(line),
             control: Control::new(Side::Secondary, STATE_MAX),
             switch,
@@ -116,6 +145,7 @@ where
             ));
         };
         self.standby.prepare(&description)?;
+        self.description = description;
         self.memory = self.standby.memory();
         let end = self.memory.iter().map(|w| w.iova() + w.len()).max();
         self.all = DirtySet::new(end.unwrap_or(0).div_ceil(PAGE_SIZE));
@@ -234,6 +264,20 @@ where
         let completed = self.switch.complete()?;
         self.stream.into_inner().close(&completed);
         Ok(self.epochs)
+    }
+
+    /// The last whole checkpoint, while no next one is taken.
+    pub fn kept(&self) -> Kept<'_> {
+        Kept {
+            description: &self.description,
+            devices: &self.whole,
+            pages: &self.epoch.pages,
+            all: &self.all,
+            memory: match &self.cache {
+                Some(cache) => std::slice::from_ref(cache),
+                None => &self.memory,
+            },
+        }
     }
 
     fn await_no_longer_than(&mut self, patience: Option<Duration>) -> Result<(), CheckpointError> {

@@ -82,6 +82,41 @@ impl Name {
     }
 }
 
+/// What stands in a store in the place of a name, and how it comes back from there.
+impl Name {
+    /// The octets with a NUL for each slash: compared plainly, they sort as names do, and all that is
+    /// below a name follows it at once.
+    pub fn sort_key(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The name with this [`sort_key`](Self::sort_key), which may be from anywhere.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); a slash is as malformed here as a NUL is there.
+    pub fn from_sort_key(key: &[u8]) -> Result<Self, Malformed> {
+        if key.contains(&b'/') {
+            return Err(Malformed::Octet(b'/'));
+        }
+        let slash = |octet: &u8| match *octet {
+            SEPARATOR => b'/',
+            octet => octet,
+        };
+        Self::new(&key.iter().map(slash).collect::<Vec<u8>>())
+    }
+
+    /// Whether this one is the other or below it.
+    pub fn is_within(&self, directory: &Self) -> bool {
+        directory.reaches(self)
+    }
+
+    /// The directory that it is in, if it is in one.
+    pub fn directory(&self) -> Option<Self> {
+        let end = self.0.iter().rposition(|octet| *octet == SEPARATOR)?;
+        Some(Self(self.0.get(..end)?.into()))
+    }
+}
+
 fn component(part: &[u8]) -> Result<(), Malformed> {
     if part.is_empty() {
         return Err(Malformed::EmptyComponent);

@@ -8,6 +8,7 @@
 //! The engine knows the traits only. What stands behind them is a socket ([`live`]) or a file
 //! ([`mod@file`]): the bytes of the stream are the same.
 
+pub mod body;
 mod connection;
 pub mod context;
 pub mod devices;

@@ -65,6 +65,12 @@ impl<W: Write> Outgoing<W> {
         Ok(())
     }
 
+    /// One record of pages, from bytes.
+    pub(super) fn page_data(&mut self, entries: &[Entry], data: &[u8]) -> io::Result<()> {
+        self.begin_image()?;
+        self.writer.page_data(entries, data)
+    }
+
     /// A device's options, if it has any, and its state.
     pub(super) fn device(&mut self, record: &DeviceRecord) -> io::Result<()> {
         self.end_image()?;
