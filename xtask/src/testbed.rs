@@ -28,6 +28,9 @@ use apt::{Apt, Mirror};
 pub use foreign::{Foreign, LAUNCHERS};
 pub use stores::Stores;
 
+/// The suites of Debian's release that the guests' tools come from.
+const BOOKWORM: [&str; 3] = ["bookworm", "bookworm-updates", "bookworm-security"];
+
 /// A QEMU of one Debian release.
 #[derive(Serialize)]
 pub struct Qemu {
@@ -170,12 +173,7 @@ pub fn ensure(workspace: &Workspace) -> Result<TestBed> {
 
     let mirror = Mirror::default();
     let trixie = Apt::new(&dir, "trixie", &["trixie", "trixie-backports"], &mirror);
-    let bookworm = Apt::new(
-        &dir,
-        "bookworm",
-        &["bookworm", "bookworm-updates", "bookworm-security"],
-        &mirror,
-    );
+    let bookworm = Apt::new(&dir, "bookworm", &BOOKWORM, &mirror);
 
     let tools = step::ensure(&dir, &packages::Tools { apt: &bookworm })?;
     let tools_root = Foreign::new(dir.join("tools"));
@@ -248,9 +246,8 @@ pub fn stores(workspace: &Workspace) -> Result<Stores> {
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let lock = File::create(dir.join("lock")).context("cannot create the test bed's lock")?;
     lock.lock().context("cannot lock the test bed")?;
-    let suites = ["bookworm", "bookworm-updates", "bookworm-security"];
     let mirror = Mirror::default();
-    let bookworm = Apt::new(&dir, "bookworm", &suites, &mirror);
+    let bookworm = Apt::new(&dir, "bookworm", &BOOKWORM, &mirror);
     let etcd = step::ensure(&dir, &stores::EtcdStep { apt: &bookworm })?;
     let s3 = step::ensure(&dir, &stores::S3Step { workspace })?;
     remove(&dir.join("apt"))?;

@@ -271,6 +271,10 @@ impl<'s> Deposit<'s> {
                     reader.data(data)?;
                     self.pages(&pages, data)?;
                 }
+                Order::ZeroPages(pages) => {
+                    let data = vec![0; pages.len() * PAGE_BYTES];
+                    self.pages(&pages, &data)?;
+                }
                 Order::Device(record) => devices.push(record),
                 Order::End => break,
                 order @ (Order::PlainCopy(_) | Order::Go | Order::Abort) => {
