@@ -24,7 +24,7 @@ const MOST_ROUND_TRIPS: f64 = 10.0;
 fn change(remotes: Vec<Arc<dyn Remote<DeviceConfig>>>, run: usize) -> Duration {
     let config = DeviceConfig {
         tracking: (run.is_multiple_of(2)).then(|| Tracking {
-            ranges: vec![0..1 << 30],
+            ranges: std::iter::once(0..1 << 30).collect(),
             granularity: 4096,
             pasid: None,
             mode: Marks::Bitmap,

@@ -104,7 +104,7 @@ fn config(seed: u64) -> DeviceConfig {
     let start = seed << 12;
     DeviceConfig {
         tracking: Some(Tracking {
-            ranges: vec![start..start + 8192],
+            ranges: std::iter::once(start..start + 8192).collect(),
             granularity: 4096,
             pasid: None,
             mode: Mode::Bitmap,

@@ -217,7 +217,7 @@ mod tests {
         let empty = Range { start: 8, end: 8 };
         assert!(tracking(&[empty]).check("disk0", ALL).is_err());
         assert_eq!(tracking(&[]).check("disk0", ALL), Err(Unfit::NoRange));
-        let far = tracking(&[0..END_MAX + 1]);
+        let far = tracking(std::slice::from_ref(&(0..END_MAX + 1)));
         assert_eq!(far.check("disk0", ALL), Err(Unfit::Far(END_MAX + 1)));
         let mut odd = whole.clone();
         odd.tracking.as_mut().unwrap().granularity = 5000;

@@ -86,9 +86,9 @@ mod tests {
             json!({ "what": "pairs", "runs": 1 }),
         ];
         let killed = json!({ "runs": 100, "killed": 60, "applied": 30, "undone": 50 });
-        good(&table, &[killed.clone()], 100).unwrap();
-        assert!(good(&table[1..], &[killed.clone()], 100).is_err());
-        assert!(good(&table[..2], &[killed.clone()], 100).is_err());
+        good(&table, std::slice::from_ref(&killed), 100).unwrap();
+        assert!(good(&table[1..], std::slice::from_ref(&killed), 100).is_err());
+        assert!(good(&table[..2], std::slice::from_ref(&killed), 100).is_err());
         assert!(good(&table, &[], 100).is_err());
         for spoiled in ["runs", "killed", "applied", "undone"] {
             let mut other = killed.clone();
