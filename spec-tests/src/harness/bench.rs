@@ -194,6 +194,12 @@ impl Bench {
         caps::word(self.bus.as_ref(), at)
     }
 
+    /// How long the device is watched for something that it must not do: longer where it is given
+    /// longer than usual for what it must, as on an emulated processor.
+    pub fn quiet(&self) -> Duration {
+        QUIET.max(self.limit.saturating_sub(LIMIT) / 20)
+    }
+
     /// Where the first conventional capability of this id is.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A running queue and the requests that it carries.
 
-use super::bench::{Bench, QUIET};
+use super::bench::Bench;
 use super::memory::{Span, changed_pages, pages_of};
 use super::outcome::{Stop, arose};
 use super::ring::{Ring, Segment};
@@ -219,7 +219,7 @@ impl Bench {
         }
         let driver = pages_of(live.ring.avail);
         let mut changed = BTreeSet::new();
-        self.wait(QUIET, || {
+        self.wait(self.quiet(), || {
             changed = changed_pages(&before, &self.snapshot()?, self.memory().iova());
             changed.retain(|page| !driver.contains(page));
             Ok(!changed.is_empty())
