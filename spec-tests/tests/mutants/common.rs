@@ -327,4 +327,144 @@ pub const MUTANTS: &[Mutant] = &[
             ..SOUND
         },
     },
+    Mutant {
+        name: "no_configuration_for_the_last_vector",
+        clauses: &[clause!(msix "D8")],
+        defect: Defect {
+            wrote: |at, access, value| {
+                if at.is(access, reg::CONFIG_MSIX_VECTOR) && value == last_vector(at) {
+                    at.put(reg::CONFIG_MSIX_VECTOR, pci::NO_VECTOR)?;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "offers_sr_iov_without_its_capability",
+        clauses: &[clause!(reserved "D9")],
+        defect: Defect {
+            read: |at, access, data| {
+                high_features(at, access, data, |bits| {
+                    bits | (feature::SR_IOV >> 32) as u32
+                })
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "offers_a_suspend_that_it_has_not",
+        clauses: &["SUS-1"],
+        defect: Defect {
+            read: |at, access, data| {
+                high_features(at, access, data, |bits| {
+                    bits | (feature::SUSPEND >> 32) as u32
+                })
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "takes_a_rich_set_of_features_once_only",
+        clauses: &[clause!(features "D4")],
+        defect: Defect {
+            write: |at, access, value| {
+                if at.is(access, reg::DRIVER_FEATURE) && at.get(reg::DRIVER_FEATURE_SELECT)? == 1 {
+                    at.remember("high", value);
+                }
+                if at.is(access, reg::DEVICE_STATUS) {
+                    let rich = (feature::RING_PACKED | feature::IN_ORDER | feature::SUSPEND) >> 32;
+                    let high = at.recall("high").unwrap_or(0);
+                    let agrees = value == u64::from(status::AGREED);
+                    let again = agrees && high & rich == rich && at.recall("ran") == Some(high);
+                    at.remember("refused", u64::from(again));
+                    if value == u64::from(status::RUNNING) {
+                        at.remember("ran", high);
+                    }
+                }
+                Ok(true)
+            },
+            read: |at, access, data| {
+                if at.is(access, reg::DEVICE_STATUS) && at.recall("refused") == Some(1) {
+                    data[0] &= !status::FEATURES_OK;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "clears_a_low_half_with_its_high_one",
+        clauses: &["PC-1"],
+        defect: Defect {
+            wrote: |at, access, value| {
+                for [low, high] in [reg::QUEUE_DESC, reg::QUEUE_DRIVER, reg::QUEUE_DEVICE] {
+                    if at.is(access, high) && value != 0 {
+                        at.put(low, 0)?;
+                    }
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "is_acknowledged_after_a_function_level_reset",
+        clauses: &["RS-1"],
+        defect: Defect {
+            write: |at, access, value| {
+                if at.is(access, reg::DEVICE_STATUS) {
+                    at.remember("by status", u64::from(value == 0));
+                    at.remember("acknowledged", 0);
+                }
+                Ok(true)
+            },
+            was_reset: |at| {
+                let by_status = at.recall("by status") == Some(1);
+                at.remember("acknowledged", u64::from(!by_status));
+                at.remember("by status", 0);
+                Ok(())
+            },
+            read: |at, access, data| {
+                if at.is(access, reg::DEVICE_STATUS) && at.recall("acknowledged") == Some(1) {
+                    data[0] |= status::ACKNOWLEDGE;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "takes_no_reset_when_it_needs_one",
+        clauses: &["PC-5"],
+        defect: Defect {
+            write: |at, access, value| {
+                let resets = at.is(access, reg::DEVICE_STATUS) && value == 0;
+                let needy = at.get(reg::DEVICE_STATUS)? & u64::from(status::NEEDS_RESET) != 0;
+                Ok(!(resets && needy))
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "keeps_its_errors_to_itself",
+        clauses: &["ST-6"],
+        defect: Defect {
+            write: |at, access, value| {
+                if at.is(access, reg::DEVICE_STATUS) {
+                    at.remember("status", value);
+                }
+                Ok(true)
+            },
+            read: |at, access, data| {
+                // An error of its own, rather than a suspend that fails.
+                let running = at.recall("status") == Some(u64::from(status::RUNNING));
+                if at.is(access, reg::DEVICE_STATUS) && running {
+                    data[0] &= !status::NEEDS_RESET;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
 ];

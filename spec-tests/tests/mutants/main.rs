@@ -9,6 +9,7 @@ mod blk;
 mod commands;
 mod common;
 mod frame;
+mod marks;
 mod notify;
 mod objects;
 mod packed;
@@ -29,7 +30,7 @@ mod zoned_requests;
 use frame::{Mutant, Sound, Trial};
 use libtest_mimic::Arguments;
 use spec_tests::cases;
-use spec_tests::clause::Registry;
+use spec_tests::clause::{Registry, Role};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,6 +43,7 @@ fn all() -> impl Iterator<Item = &'static Mutant> {
     [
         admin::MUTANTS,
         common::MUTANTS,
+        marks::MUTANTS,
         notify::MUTANTS,
         objects::MUTANTS,
         packed::MUTANTS,
@@ -112,7 +114,8 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Every device MUST with a case has a mutant that breaks it, but for as many as its group states.
+/// Every device MUST with a case has a mutant that breaks it, but for as many as its group states;
+/// and there are at least as many mutants as clauses with cases that bind devices or nobody.
 fn accounted_for(registry: &Registry) -> Result<(), libtest_mimic::Failed> {
     let mut broken = BTreeSet::new();
     for mutant in all() {
@@ -128,7 +131,11 @@ fn accounted_for(registry: &Registry) -> Result<(), libtest_mimic::Failed> {
     }
     let named = cases::all().flat_map(|case| case.clauses);
     let mut without: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    let mut judged = BTreeSet::new();
     for clause in named.filter_map(|name| registry.get(name)) {
+        if clause.role != Role::Driver {
+            judged.insert(clause.id.as_str());
+        }
         let counts = clause.binds_device() && clause.hash.is_some();
         if counts && !broken.contains(&clause.id) {
             without
@@ -138,6 +145,14 @@ fn accounted_for(registry: &Registry) -> Result<(), libtest_mimic::Failed> {
         }
     }
     let mut wrong = Vec::new();
+    let (mutants, judged) = (all().count(), judged.len());
+    if mutants < judged {
+        wrong.push(format!(
+            "there are {mutants} mutants and {judged} clauses of the device with cases: {} more are \
+             needed in tests/mutants/, for clauses that no mutant names or that share one",
+            judged - mutants
+        ));
+    }
     for (group, stated) in registry.groups() {
         let found = without.remove(group).unwrap_or_default();
         if found.len() != stated.mutants {

@@ -33,7 +33,7 @@ fn shows(
 }
 
 /// Clears or sets the mark of the page that holds `iova`.
-fn mark(at: &Function, iova: u64, on: bool) -> Result<(), BusError> {
+pub(super) fn mark(at: &Function, iova: u64, on: bool) -> Result<(), BusError> {
     if at.get(reg::TRACKER_ENABLE)? != 1 || at.get(reg::TRACKER_GRA_POWER)? != 0 {
         return Ok(());
     }

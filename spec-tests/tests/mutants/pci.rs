@@ -235,4 +235,33 @@ pub const MUTANTS: &[Mutant] = &[
         &["TL-1"],
         (cfg_type::TRACKER, 0x8002),
     ),
+    hidden(
+        "the_revision_of_a_legacy_device",
+        &[clause!(discovery "D5")],
+        |_, offset, data| set_byte(offset, data, pci::REVISION, 0),
+    ),
+    hidden(
+        "the_subsystem_of_a_legacy_device",
+        &[clause!(discovery "D6")],
+        |_, offset, data| patch(offset, data, pci::SUBSYSTEM, &2_u16.to_le_bytes()),
+    ),
+    hidden(
+        "one_vector_for_everything",
+        &[clause!(msix "D1")],
+        |at, offset, data| {
+            if let Some(msix) = at.caps.msix {
+                set_byte(offset, data, msix.at + 2, 0);
+            }
+        },
+    ),
+    hidden(
+        "announces_a_tracker_that_it_has_not",
+        &["T-F1"],
+        |at, offset, data| {
+            if at.caps.tracker().is_none() {
+                let kind = cap_at(at, cfg_type::PCI) + 3;
+                set_byte(offset, data, kind, cfg_type::TRACKER);
+            }
+        },
+    ),
 ];

@@ -107,7 +107,7 @@ fn used_event(mind: &Mind) -> u16 {
     u16::from_le_bytes(mind.peek(mind.recall("avail").unwrap_or(0) + 4 + 2 * size))
 }
 
-fn avail_flags(mind: &Mind) -> u16 {
+pub(super) fn avail_flags(mind: &Mind) -> u16 {
     u16::from_le_bytes(mind.peek(mind.recall("avail").unwrap_or(0)))
 }
 

@@ -3,7 +3,7 @@
 use super::frame::{Access, Defect, Function, Mutant, SOUND};
 use super::split::crooked;
 use driver::bus::BusError;
-use spec_tests::constants::{feature, reg, status};
+use spec_tests::constants::{cfg_type, feature, reg, status};
 
 /// Remembers whether a suspend was asked for and neither resumed from nor reset.
 fn remember_asked(function: &Function, access: Access, value: u64) -> bool {
@@ -15,6 +15,9 @@ fn remember_asked(function: &Function, access: Access, value: u64) -> bool {
     }
     asks
 }
+
+/// What becomes of a read.
+type Read = fn(&Function, Access, &mut [u8]) -> Result<(), BusError>;
 
 fn remember_kicks(function: &Function, access: Access, _value: u64) -> Result<(), BusError> {
     if function.kicked(access) {
@@ -70,6 +73,24 @@ fn remember_high_features(function: &Function, access: Access, value: u64) -> Re
 
 fn agreed_on(function: &Function, feature: u64) -> bool {
     function.recall("high").unwrap_or(0) & (feature >> 32) != 0
+}
+
+/// Presents another status from the third resume on, until the next write of status.
+const fn after_resumes(read: Read) -> Defect {
+    Defect {
+        write: |at, access, value| {
+            if in_status(at, access) {
+                let asks = value == u64::from(status::SUSPEND_OR_RESUME);
+                let resumes = asks && at.suspended()?;
+                let count = at.recall("resumes").unwrap_or(0) + u64::from(resumes);
+                at.remember("resumes", count);
+                at.remember("late", u64::from(resumes && count > 2));
+            }
+            Ok(true)
+        },
+        read,
+        ..SOUND
+    }
 }
 
 pub const MUTANTS: &[Mutant] = &[
@@ -335,6 +356,79 @@ pub const MUTANTS: &[Mutant] = &[
                     let status = mind.recall("status").unwrap_or(0);
                     fired && status & u64::from(status::NEEDS_RESET) == 0
                 })
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "drops_driver_ok_before_it_is_suspended",
+        clauses: &["SUS-2"],
+        defect: Defect {
+            write: |at, access, value| {
+                remember_asked(at, access, value);
+                Ok(true)
+            },
+            read: |at, access, data| {
+                let asked = at.recall("asked") == Some(1);
+                if in_status(at, access) && asked && data[0] == status::RUNNING {
+                    data[0] = status::AGREED;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "keeps_suspend_after_a_resume",
+        clauses: &["SUS-3"],
+        defect: after_resumes(|at, access, data| {
+            if in_status(at, access) && at.recall("late") == Some(1) {
+                data[0] |= status::SUSPEND;
+            }
+            Ok(())
+        }),
+    },
+    Mutant {
+        name: "runs_behind_a_suspended_status",
+        clauses: &["S23-7"],
+        defect: after_resumes(|at, access, data| {
+            if in_status(at, access) && at.recall("late") == Some(1) {
+                data[0] = status::SUSPENDED;
+            }
+            Ok(())
+        }),
+    },
+    Mutant {
+        name: "deaf_to_a_driver_that_fails_while_suspended",
+        clauses: &["S23-6"],
+        defect: Defect {
+            write: |at, access, value| {
+                let fails = value & u64::from(status::FAILED) != 0;
+                Ok(!(in_status(at, access) && fails && at.suspended()?))
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "takes_configuration_while_suspended",
+        clauses: &["SUS-11"],
+        defect: Defect {
+            write: |at, access, value| {
+                if at.within(access, cfg_type::DEVICE) && at.suspended()? {
+                    at.remember("place", access.offset);
+                    at.remember("taken", value);
+                }
+                Ok(true)
+            },
+            read: |at, access, data| {
+                if at.recall("place") == Some(access.offset)
+                    && at.within(access, cfg_type::DEVICE)
+                    && at.suspended()?
+                {
+                    let taken = at.recall("taken").unwrap_or(0).to_le_bytes();
+                    data.copy_from_slice(&taken[..data.len()]);
+                }
+                Ok(())
             },
             ..SOUND
         },

@@ -3,7 +3,25 @@
 use super::frame::{Defect, Mutant, SOUND};
 use super::split::{LEARNING, after_use};
 use device::tracker::Marking;
-use spec_tests::constants::{PAGE, reg};
+use spec_tests::constants::{PAGE, reg, status};
+
+/// Bytes of the largest bitmap that cases have.
+const LENGTH_MAX: u64 = 1 << 20;
+
+/// What remembers the PASID that was written and lets all through.
+const NOTING_PASID: Defect = Defect {
+    write: |at, access, value| {
+        if at.is(access, reg::TRACKER_PASID) {
+            at.remember("pasid", value);
+        }
+        Ok(true)
+    },
+    was_reset: |at| {
+        at.remember("pasid", 0);
+        Ok(())
+    },
+    ..SOUND
+};
 
 pub const MUTANTS: &[Mutant] = &[
     // The one that matters most: a device that forgets to mark loses pages.
@@ -162,6 +180,206 @@ pub const MUTANTS: &[Mutant] = &[
             },
             was_reset: |at| {
                 at.remember("stopped", 0);
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "shows_no_length_before_driver_ok",
+        clauses: &["T-F2"],
+        defect: Defect {
+            read: |at, access, data| {
+                let early = at.get(reg::DEVICE_STATUS)? == u64::from(status::AGREED);
+                if at.is(access, reg::TRACKER_LENGTH[0]) && early {
+                    data.fill(0);
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    // Whoever reads it sees what was written.
+    Mutant {
+        name: "takes_length_for_dwords",
+        clauses: &["T-F4"],
+        defect: Defect {
+            write: |at, access, value| {
+                let length = at.is(access, reg::TRACKER_LENGTH[0]);
+                let dwords = length && value <= LENGTH_MAX;
+                if length {
+                    at.remember("dwords", u64::from(dwords));
+                }
+                if dwords {
+                    at.put(reg::TRACKER_LENGTH[0], value * 4)?;
+                }
+                Ok(!dwords)
+            },
+            read: |at, access, data| {
+                if at.is(access, reg::TRACKER_LENGTH[0])
+                    && at.recall("dwords") == Some(1)
+                    && let Ok(bytes) = <[u8; 4]>::try_from(&*data)
+                {
+                    data.copy_from_slice(&(u32::from_le_bytes(bytes) / 4).to_le_bytes());
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "couples_halves_of_the_length",
+        clauses: &["TL-4"],
+        defect: Defect {
+            wrote: |at, access, _| {
+                let [low, high] = reg::TRACKER_LENGTH;
+                if at.is(access, low) {
+                    at.put(high, 0)?;
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "tracks_the_first_pasid_only",
+        clauses: &["T-F8"],
+        defect: Defect {
+            write: |at, access, value| {
+                if !at.is(access, reg::TRACKER_PASID) {
+                    return Ok(true);
+                }
+                let first = at.recall("pasid").is_none();
+                at.remember("pasid", value);
+                Ok(first)
+            },
+            read: |at, access, data| {
+                let changed = at.get(reg::TRACKER_PASID)? != 0;
+                if at.is(access, reg::TRACKER_PASID)
+                    && changed
+                    && let Some(value) = at.recall("pasid")
+                {
+                    let shown = value & 0xf_ffff;
+                    data.copy_from_slice(&shown.to_le_bytes()[..data.len()]);
+                }
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "a_pasid_of_32_bits",
+        clauses: &["TL-5"],
+        defect: Defect {
+            read: |at, access, data| {
+                let written = at.recall("pasid").unwrap_or(0);
+                if at.is(access, reg::TRACKER_PASID) && at.get(reg::TRACKER_PASID)? != 0 {
+                    data.copy_from_slice(&written.to_le_bytes()[..data.len()]);
+                }
+                Ok(())
+            },
+            ..NOTING_PASID
+        },
+    },
+    Mutant {
+        name: "takes_pasid_while_it_is_disabled",
+        clauses: &["DT-5"],
+        defect: Defect {
+            read: |at, access, data| {
+                let written = at.recall("pasid").unwrap_or(0);
+                let disabled = at.caps.pasid.is_some() && at.get(reg::TRACKER_PASID)? == 0;
+                if at.is(access, reg::TRACKER_PASID) && disabled {
+                    data.copy_from_slice(&written.to_le_bytes()[..data.len()]);
+                }
+                Ok(())
+            },
+            ..NOTING_PASID
+        },
+    },
+    Mutant {
+        name: "knows_the_least_page_size_only",
+        clauses: &["T-F6"],
+        defect: Defect {
+            write: |at, access, value| {
+                let larger = at.is(access, reg::TRACKER_GRA_POWER) && value > 0;
+                if larger {
+                    at.put(reg::TRACKER_GRA_POWER, 0)?;
+                }
+                if at.is(access, reg::TRACKER_GRA_POWER) {
+                    at.remember("power", value);
+                }
+                Ok(!larger)
+            },
+            read: |at, access, data| {
+                let power = at.recall("power").filter(|power| *power > 0);
+                if at.is(access, reg::TRACKER_GRA_POWER)
+                    && let Some(power) = power
+                {
+                    data[0] = power.to_le_bytes()[0];
+                }
+                Ok(())
+            },
+            was_reset: |at| {
+                at.remember("power", 0);
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "starts_again_with_a_new_bitmap_only",
+        clauses: &["T-F5"],
+        defect: Defect {
+            write: |at, access, value| {
+                for field in [reg::TRACKER_ADDR, reg::TRACKER_LENGTH].as_flattened() {
+                    if at.is(access, *field) {
+                        at.remember("old", 0);
+                    }
+                }
+                if !at.is(access, reg::TRACKER_ENABLE) || value > 1 {
+                    return Ok(true);
+                }
+                let sham = value == 1 && at.recall("old") == Some(1);
+                at.remember("sham", u64::from(sham));
+                if value == 1 {
+                    at.remember("old", 1);
+                }
+                Ok(!sham)
+            },
+            read: |at, access, data| {
+                if at.is(access, reg::TRACKER_ENABLE) && at.recall("sham") == Some(1) {
+                    data[0] = 1;
+                }
+                Ok(())
+            },
+            was_reset: |at| {
+                at.remember("old", 0);
+                at.remember("sham", 0);
+                Ok(())
+            },
+            ..SOUND
+        },
+    },
+    Mutant {
+        name: "shows_a_larger_page_size_than_it_uses",
+        clauses: &["DT-4"],
+        defect: Defect {
+            write: |at, access, value| {
+                if at.is(access, reg::TRACKER_GRA_POWER) {
+                    at.remember("power", value);
+                }
+                Ok(true)
+            },
+            read: |at, access, data| {
+                // It was raised, or has its least value.
+                let asked = at.recall("power").unwrap_or(0);
+                if at.is(access, reg::TRACKER_GRA_POWER) && u64::from(data[0]) > asked {
+                    data[0] += 1;
+                }
+                Ok(())
+            },
+            was_reset: |at| {
+                at.remember("power", 0);
                 Ok(())
             },
             ..SOUND
