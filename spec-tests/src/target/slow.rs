@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// How long it has buffers before it writes them, and how long it goes on after that without doing
 /// anything: what comes meanwhile finds it at work. All functions share few workers.
-const TAKES: Duration = Duration::from_millis(6);
+const TAKES: Duration = Duration::from_millis(15);
 /// Most bytes for one buffer.
 const BYTES_MAX: usize = 4096;
 const QUEUE_SIZE: u16 = 64;

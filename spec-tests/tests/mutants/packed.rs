@@ -145,7 +145,13 @@ fn before(at: &Function, access: Access, value: u64, what: Before) -> Result<boo
     Ok(!at.kicked(access) || !is_packed(&at.mind) || what(&at.mind, &fresh(&at.mind)))
 }
 
-/// Notifies the device of a packed queue, and does something once it has used all that was new.
+/// Whether IN_ORDER is agreed.
+fn in_order(mind: &Mind) -> bool {
+    mind.recall("high").unwrap_or(0) & feature::IN_ORDER >> 32 != 0
+}
+
+/// Notifies the device of a packed queue, and does something once it has used all that was new. In
+/// order, one used descriptor stands for a batch: the first one that was new.
 fn after(at: &Function, access: Access, value: u64, what: After) -> Result<bool, BusError> {
     study(at, access, value)?;
     if !at.kicked(access) || !is_packed(&at.mind) {
@@ -154,9 +160,10 @@ fn after(at: &Function, access: Access, value: u64, what: After) -> Result<bool,
     let lists = fresh(&at.mind);
     at.ring(access, value)?;
     let used = |list: &List| whose(flags(&at.mind, list.at.index)) == list.at.used();
+    let count = if in_order(&at.mind) { 1 } else { lists.len() };
     let begun = Instant::now();
     while !lists.is_empty() && begun.elapsed() < USE {
-        if lists.iter().all(used) {
+        if lists.iter().take(count).all(used) {
             what(&at.mind, &lists);
             break;
         }
@@ -373,8 +380,7 @@ pub const MUTANTS: &[Mutant] = &[
         defect: Defect {
             write: |at, access, value| {
                 after(at, access, value, |mind, lists| {
-                    let in_order = mind.recall("high").unwrap_or(0) & feature::IN_ORDER >> 32 != 0;
-                    if let ([one, other, ..], true) = (lists, in_order) {
+                    if let ([one, other, ..], true) = (lists, in_order(mind)) {
                         let place = entry(mind, one.at.index) + 12;
                         let id: [u8; 2] = mind.peek(entry(mind, other.at.index) + 12);
                         store(mind, place, &id);
