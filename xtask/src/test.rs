@@ -117,7 +117,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "store",
-        about: "processes of the store killed anywhere, in a folder, etcd and S3; nothing named damaged",
+        about: "processes of the store killed anywhere; nothing named damaged",
         run: store::run,
     },
     Part {

@@ -19,11 +19,11 @@ const MULTISETS: u64 = 20_475;
 pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
     let runs = if options.full { RUNS_FULL } else { RUNS };
     let mut table = workspace.cargo();
-    table.args(["test", "--package", "migration", "--lib"]);
+    table.args(["test", "--workspace", "--lib"]);
     table.args(["lock::tests::faults", "--", "--nocapture"]);
     let table = read(&mut table)?;
     let mut killed = workspace.cargo();
-    killed.args(["test", "--package", "cli", "--test", "agents"]);
+    killed.args(["test", "--workspace", "--test", "agents"]);
     killed.args(["--", "--nocapture"]);
     let killed = read(killed.env("TIDEMARK_AGENT_RUNS", runs.to_string()))?;
     let all = json!({ "table": table, "killed": killed });

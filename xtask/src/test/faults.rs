@@ -25,7 +25,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
     };
     let mut command = workspace.cargo();
     command
-        .args(["test", "--package", "cli", "--test", "faults"])
+        .args(["test", "--workspace", "--test", "faults"])
         .args(["--", "--nocapture"])
         .env("TIDEMARK_FAULT_RUNS", runs.to_string());
     let (text, status) = process::tee(&mut command)?;

@@ -25,8 +25,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<String> {
     command
         .args([
             "test",
-            "-p",
-            "migration",
+            "--workspace",
             "--test",
             "names",
             "--",
