@@ -91,12 +91,13 @@ impl Rig {
                 transport.device_id(),
             ));
         }
-        let blk = Features::from_bits_retain(BlkFeatures::MQ.bits());
+        let many_queues = Features::from_bits_retain(BlkFeatures::MQ.bits());
+        let read_only = Features::from_bits_retain(BlkFeatures::RO.bits());
         let features = transport
-            .negotiate(WANTED | blk, needed)
+            .negotiate(WANTED | many_queues | read_only, needed)
             .map_err(VmError::driver("initialising the device"))?;
         let config = read_config(&transport).map_err(VmError::driver("reading the disk's size"))?;
-        let has_mq = features.contains(blk);
+        let has_mq = features.contains(many_queues);
         let count = if has_mq { config.num_queues.get() } else { 1 };
         let bus = Arc::clone(transport.bus());
         // The receiver exists before the device can use the vector. 0 is for configuration changes
