@@ -55,13 +55,14 @@ impl Pool {
         })
     }
 
-    /// The pool that all functions of this process share: a worker per CPU, 2 to 8 of them. Two,
-    /// so that one long request does not hold up everything else.
+    /// The pool that all functions of this process share: a worker per CPU, 4 to 8 of them. Four,
+    /// so that long requests of a few functions, at which workers wait and do not compute, do not
+    /// hold up everything else.
     pub(crate) fn global() -> Arc<Self> {
         static GLOBAL: OnceLock<Arc<Pool>> = OnceLock::new();
         let start = || {
             let cpus = thread::available_parallelism().map_or(2, usize::from);
-            Self::new(cpus.clamp(2, 8))
+            Self::new(cpus.clamp(4, 8))
         };
         GLOBAL.get_or_init(start).clone()
     }
