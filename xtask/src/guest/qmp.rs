@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn a_migration_that_ends_otherwise_is_an_error() {
         let answers = &[
-            "{\"return\":{},\"id\":1}\n{\"event\":\"MIGRATION\",\"data\":{\"status\":\"completed\"}}\n",
+            "{\"event\":\"MIGRATION\",\"data\":{\"status\":\"completed\"}}\n{\"return\":{},\"id\":1}\n",
             "{\"event\":\"MIGRATION\",\"data\":{\"status\":\"active\"}}\n{\"return\":{},\"id\":2}\n\
              {\"event\":\"MIGRATION\",\"data\":{\"status\":\"failed\"}}\n",
             "{\"return\":{\"status\":\"failed\",\"error-desc\":\"no room\"},\"id\":3}\n",
