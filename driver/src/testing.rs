@@ -47,6 +47,8 @@ pub(crate) struct Registers {
     pub(crate) manner: Manner,
     pub(crate) pending: Option<u32>,
     pub(crate) generation_moves: bool,
+    /// After so many more writes to the tracker somebody else resets the device, once.
+    pub(crate) reset_after: Option<u32>,
     /// Everything that was written to BAR 0: offset and bytes.
     pub(crate) written: Vec<(u64, Vec<u8>)>,
 }
@@ -105,6 +107,7 @@ impl FakeBus {
             manner: Manner::After(3),
             pending: None,
             generation_moves: false,
+            reset_after: None,
             written: Vec::new(),
         }));
         bus.registers().reset();
@@ -252,6 +255,13 @@ impl Bus for FakeBus {
                     _ => registers.gra_min,
                 };
                 registers.tracker[1] = registers.tracker[1].max(least);
+                registers.reset_after = match registers.reset_after {
+                    Some(1) => {
+                        registers.reset();
+                        None
+                    }
+                    left => left.map(|left| left - 1),
+                };
             }
             _ => return Err(outside()),
         }

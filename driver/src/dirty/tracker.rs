@@ -10,10 +10,12 @@ use std::mem::offset_of;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the device may take to turn tracking on or off.
 const ENABLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What it has not done when that is over.
+const SWITCHED: &str = "switched its tracker";
 
 /// A device's tracker, with the bitmap that the device writes.
 ///
@@ -102,7 +104,6 @@ impl TrackerSource {
 
     /// Programs and enables; returns length and exponent in force.
     fn enable(&self, end: u64, hint: u8) -> Result<(u64, u8), DirtyError> {
-        let transport = &self.transport;
         // The smallest granule from the hint on whose bitmap fits the memory.
         let fits = |power: &u8| {
             bitmap_length(end, *power).is_some_and(|length| length <= self.bitmap.len())
@@ -119,16 +120,48 @@ impl TrackerSource {
                 byte.swap(0, Ordering::AcqRel);
             }
         }
-        let gra_power = offset_of!(TrackerRegs, gra_power);
-        transport.tracker_write8(gra_power, power)?;
-        let before = self.raised(power)?;
-        let length = bitmap_length(end, before).unwrap_or_default();
-        transport.tracker_write64(offset_of!(TrackerRegs, bitmap_addr), self.bitmap.iova())?;
+        let begun = Instant::now();
+        loop {
+            if let Some(on) = self.program(end, power)? {
+                return Ok(on);
+            }
+            if begun.elapsed() > ENABLE_TIMEOUT {
+                let why = "it is reset again and again, which turns its tracker off";
+                return Err(untrackable("with this device", why));
+            }
+        }
+    }
+
+    /// Programs and enables; `None` if somebody reset the device meanwhile: its owner may do so at
+    /// any time, and does not know of us.
+    fn program(&self, end: u64, power: u8) -> Result<Option<(u64, u8)>, DirtyError> {
+        let transport = &self.transport;
+        let length = bitmap_length(end, power).unwrap_or_default();
         transport.tracker_write64(offset_of!(TrackerRegs, bitmap_length), length)?;
-        self.switch(ENABLE_ON)?;
-        // A device may raise it when it starts, too; then the bitmap is longer than it needs be.
-        let power = self.raised(before)?;
-        Ok((length, power))
+        transport.tracker_write64(offset_of!(TrackerRegs, bitmap_addr), self.bitmap.iova())?;
+        transport.tracker_write8(offset_of!(TrackerRegs, gra_power), power)?;
+        let enable = offset_of!(TrackerRegs, enable);
+        transport.tracker_write8(enable, ENABLE_ON)?;
+        let mut reset = false;
+        transport.wait(ENABLE_TIMEOUT, SWITCHED, |_| {
+            let on = transport.tracker_read8(enable)? == ENABLE_ON;
+            reset = self.was_reset(length)?;
+            Ok(on || reset)
+        })?;
+        // A device may raise it; then the bitmap is longer than it needs be.
+        let power = self.raised(power);
+        if reset || self.was_reset(length)? {
+            return Ok(None);
+        }
+        Ok(Some((length, power?)))
+    }
+
+    /// Whether the device has forgotten where its bitmap is. These are written first, so whatever a
+    /// reset undid, it undid one of them.
+    fn was_reset(&self, length: u64) -> Result<bool, DriverError> {
+        let registers = self.transport.tracker_registers()?;
+        let there = (registers.bitmap_addr.get(), registers.bitmap_length.get());
+        Ok(there != (self.bitmap.iova(), length))
     }
 
     /// Reads `gra_power`, which a device only ever raises.
@@ -146,10 +179,9 @@ impl TrackerSource {
     fn switch(&self, enable: u8) -> Result<(), DriverError> {
         let offset = offset_of!(TrackerRegs, enable);
         self.transport.tracker_write8(offset, enable)?;
-        self.transport
-            .wait(ENABLE_TIMEOUT, "switched its tracker", |_| {
-                Ok(self.transport.tracker_read8(offset)? == enable)
-            })
+        self.transport.wait(ENABLE_TIMEOUT, SWITCHED, |_| {
+            Ok(self.transport.tracker_read8(offset)? == enable)
+        })
     }
 }
 

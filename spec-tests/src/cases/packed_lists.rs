@@ -283,12 +283,16 @@ fn indirect_write(bench: &Bench) -> Judged {
 
 fn in_order(bench: &Bench) -> Judged {
     let mut live = bench.packed_up(feature::IN_ORDER)?;
-    let mut lists = Vec::new();
+    let (mut lists, mut staged) = (Vec::new(), Vec::new());
     for _ in 0..live.capacity() {
         let at = live.ring.next;
         let data = bench.buffer(512 * (1 + bench.random(8)))?;
-        bench.packed_request(&mut live, data)?;
+        staged.push(bench.packed_stage(&mut live, data)?);
         lists.push((live.ids.last().copied(), at, data));
+    }
+    // The first one last: whenever the device looks, it finds all of them or none.
+    while let Some(list) = staged.pop() {
+        live.ring.publish(list)?;
     }
     bench.kick(0)?;
     // A batch may be returned by one used descriptor, with the id of its last list, where its first

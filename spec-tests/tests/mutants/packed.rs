@@ -13,7 +13,7 @@ use spec_tests::harness::Spot;
 use std::time::{Duration, Instant};
 
 /// How long a defect that comes after use waits for it.
-const USE: Duration = Duration::from_millis(400);
+const USE: Duration = Duration::from_secs(2);
 
 /// A descriptor as the driver wrote it.
 #[derive(Clone, Copy)]

@@ -127,3 +127,19 @@ fn a_device_that_answers_nonsense_is_refused_and_off() {
     assert!(source.start(from_ref(&(0..RAM)), 4096).is_err());
     assert_eq!(bus.registers().tracker[0], 0);
 }
+
+#[test]
+fn a_reset_by_somebody_else_meanwhile_is_programmed_over() {
+    // Off, length, address, exponent and on are seven writes: two for each of 64 bits.
+    for writes in 1..=7 {
+        let bus = FakeBus::new(1 << 32);
+        bus.registers().reset_after = Some(writes);
+        let (mut source, _) = source(&bus, 0x2000);
+        assert_eq!(source.start(from_ref(&(0..RAM)), 16384).unwrap(), 16384);
+        let registers = bus.registers();
+        assert_eq!(registers.reset_after, None, "it was reset");
+        assert_eq!(registers.tracker[..2], [1, 2], "after {writes} writes");
+        assert_eq!(registers.tracker[8..16], 0x8000_0000_u64.to_le_bytes());
+        assert_eq!(registers.tracker[16..24], (RAM / 16384 / 8).to_le_bytes());
+    }
+}
