@@ -54,6 +54,27 @@ fn a_chain_comes_as_two_lists_without_its_empty_buffers() {
 }
 
 #[test]
+fn what_changes_after_the_walk_is_not_read_again_cve_2026_93683() {
+    let guest = guest();
+    let ring = TestRing::new(&guest, BASE, 4);
+    let table = ring.end();
+    guest.desc(table, 0, 0x2000, 8, NEXT, 1);
+    guest.desc(table, 1, 0x3000, 9, WRITE, 0);
+    ring.set(0, table, 2 * 16, INDIRECT, 0);
+    ring.offer(0);
+    let mut queue = start(&ring);
+    let chain = pop(&mut queue, &guest).unwrap().unwrap();
+    // The head, the table and the available ring, all of them.
+    ring.set(0, 0, u32::MAX, NEXT, 0);
+    guest.write(table, &[0xff; 32]);
+    guest.write_u16(ring.config().driver + 4, 3);
+    assert_eq!(chain.readable, [(0x2000, 8)]);
+    assert_eq!(chain.writable, [(0x3000, 9)]);
+    queue.push(&guest.dma.enter(), chain.head, 9).unwrap();
+    assert_eq!(ring.used_at(0), (0, 9));
+}
+
+#[test]
 fn an_indirect_table_may_follow_direct_descriptors() {
     let guest = guest();
     let ring = TestRing::new(&guest, BASE, 4);

@@ -170,11 +170,13 @@ fn logs_that_cannot_be_written() {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         (OpenOptions::new().read(true).open(path).unwrap(), file)
     };
-    let lies: [(File, u64, u64); 4] = [
+    let lies: [(File, u64, u64); 5] = [
         (read_only(4096).0, 0, 4096),
         (memfd(4096), 0, 4097),
         (memfd(4096), 4, 64),
         (memfd(4096), 8192, 1 << 50),
+        // The end wraps (CVE-2020-10722).
+        (memfd(4096), u64::MAX - 4095, 8192),
     ];
     for (file, offset, size) in lies {
         refused(|front| {
