@@ -13,4 +13,5 @@ mod reader;
 mod records;
 mod rules;
 mod sources;
+mod tls;
 mod writes;
