@@ -180,6 +180,10 @@ fn sensible(args: &MigrateArgs) -> Result<(), Usage> {
              as those of the `tidemark receive` there",
         );
     }
+    if let Some(target) = &args.to {
+        // Before anything is overwritten: certificates that cannot be read, or none.
+        args.connection.terms(target)?;
+    }
     if matches!(args.to, Some(Target::File(_) | Target::Standard))
         && args.connection.connections != 1
     {
