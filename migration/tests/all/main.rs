@@ -7,6 +7,7 @@ mod damage;
 mod fixtures;
 mod lanes;
 mod limits;
+mod marker;
 mod pair;
 mod precopy;
 mod reader;
