@@ -152,22 +152,27 @@ impl GatherWrite for &Connection {
 }
 
 impl ScatterRead for &Connection {
-    fn read_scattered(&mut self, memory: &DmaMemory, ranges: &[(u64, usize)]) -> io::Result<()> {
+    fn read_scattered(&mut self, memory: &DmaMemory, ranges: &[(u64, usize)]) -> io::Result<usize> {
         if let Kind::Plain(socket) = &*self.0 {
-            return memory.read_exact_from(socket.as_fd(), ranges);
+            return memory.read_from(socket.as_fd(), ranges);
         }
         let mut chunk = vec![0; CHUNK];
+        let mut came = 0;
         for &(offset, length) in ranges {
             let mut done = 0;
             while done < length {
-                let now = (length - done).min(CHUNK);
-                let bytes = chunk.get_mut(..now).unwrap_or_default();
-                self.read_exact(bytes)?;
-                memory.write(offset + u64::try_from(done).unwrap_or(u64::MAX), bytes)?;
+                let most = (length - done).min(CHUNK);
+                let now = self.read(chunk.get_mut(..most).unwrap_or_default())?;
+                if now == 0 {
+                    return Ok(came);
+                }
+                let at = offset + u64::try_from(done).unwrap_or(u64::MAX);
+                memory.write(at, chunk.get(..now).unwrap_or_default())?;
                 done += now;
+                came += now;
             }
         }
-        Ok(())
+        Ok(came)
     }
 }
 
@@ -199,7 +204,7 @@ impl GatherWrite for Connection {
 }
 
 impl ScatterRead for Connection {
-    fn read_scattered(&mut self, memory: &DmaMemory, ranges: &[(u64, usize)]) -> io::Result<()> {
+    fn read_scattered(&mut self, memory: &DmaMemory, ranges: &[(u64, usize)]) -> io::Result<usize> {
         (&*self).read_scattered(memory, ranges)
     }
 }

@@ -398,8 +398,12 @@ impl<S: ScatterRead + GatherWrite> DestinationStream for Destination<S> {
         }
         let len: u64 = ranges.iter().map(|(_, len)| widen(*len)).sum();
         self.plain_left = self.plain_left.saturating_sub(len);
-        let done = self.reader.get_mut().read_scattered(memory, ranges);
-        done.map_err(gone("sending plain bytes"))
+        match self.reader.get_mut().read_scattered(memory, ranges) {
+            Ok(count) if widen(count) == len => Ok(()),
+            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) => Err(error),
+        }
+        .map_err(gone("sending plain bytes"))
     }
 
     fn fault(&self, expected: String, got: String) -> MigrationError {

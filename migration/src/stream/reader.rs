@@ -357,11 +357,14 @@ impl<R: ScatterRead> Reader<R> {
         let len = ranges.iter().map(|(_, len)| widen(*len)).sum();
         self.claim(len)?;
         match self.from.read_scattered(memory, ranges) {
-            Ok(()) => {
-                self.at += len;
-                Ok(())
+            Ok(count) => {
+                let came = widen(count);
+                self.at += came;
+                match len.checked_sub(came) {
+                    None | Some(0) => Ok(()),
+                    Some(missing) => Err(self.cut(missing)),
+                }
             }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.cut(len)),
             Err(error) => Err(self.broken(error)),
         }
     }

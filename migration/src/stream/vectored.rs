@@ -20,11 +20,12 @@ pub trait GatherWrite: Write {
 
 /// Reads bytes into guest memory without a copy of them, where it can.
 pub trait ScatterRead: Read {
-    /// Fills all of `ranges` (offset, length) of `memory`.
+    /// Fills `ranges` (offset, length) of `memory`. Returns the bytes that came: fewer than there is
+    /// room for only where the stream ends.
     ///
     /// # Errors
-    /// What the system says; `UnexpectedEof` if there is no more; `InvalidInput` for a range outside.
-    fn read_scattered(&mut self, memory: &DmaMemory, ranges: &[(u64, usize)]) -> io::Result<()>;
+    /// What the system says; `InvalidInput` for a range outside.
+    fn read_scattered(&mut self, memory: &DmaMemory, ranges: &[(u64, usize)]) -> io::Result<usize>;
 }
 
 impl<T: Write + AsFd> GatherWrite for T {
@@ -39,7 +40,7 @@ impl<T: Write + AsFd> GatherWrite for T {
 }
 
 impl<T: Read + AsFd> ScatterRead for T {
-    fn read_scattered(&mut self, memory: &DmaMemory, ranges: &[(u64, usize)]) -> io::Result<()> {
-        memory.read_exact_from(self.as_fd(), ranges)
+    fn read_scattered(&mut self, memory: &DmaMemory, ranges: &[(u64, usize)]) -> io::Result<usize> {
+        memory.read_from(self.as_fd(), ranges)
     }
 }
