@@ -1,8 +1,10 @@
 //! The command line.
 
+use crate::exit::Usage;
 use crate::size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use migration::transport::Terms;
+use migration::tls::Pinned;
+use migration::transport::{Address, Terms};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -74,6 +76,8 @@ pub enum Target {
     File(PathBuf),
     /// TCP, HOST:PORT.
     Tcp(String),
+    /// TLS over TCP, HOST:PORT.
+    Tls(String),
     /// Standard input or output.
     Standard,
 }
@@ -86,10 +90,23 @@ impl FromStr for Target {
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             Some(("tcp", address)) if address.contains(':') => Ok(Self::Tcp(address.to_owned())),
+            Some(("tls", address)) if address.contains(':') => Ok(Self::Tls(address.to_owned())),
             None if text == "-" => Ok(Self::Standard),
             _ => Err(format!(
-                "expected unix:PATH, tcp:HOST:PORT, file:PATH or -, got '{text}'"
+                "expected unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, file:PATH or -, got '{text}'"
             )),
+        }
+    }
+}
+
+impl Target {
+    /// Where it is, if it is somewhere to connect to.
+    pub fn address(&self) -> Option<Address> {
+        match self {
+            Self::Unix(path) => Some(Address::Unix(path.clone())),
+            Self::Tcp(name) => Some(Address::Tcp(name.clone())),
+            Self::Tls(name) => Some(Address::Tls(name.clone())),
+            Self::File(_) | Self::Standard => None,
         }
     }
 }
@@ -205,16 +222,75 @@ pub struct ConnectionArgs {
     /// memory.
     #[arg(long)]
     pub insecure: bool,
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 impl ConnectionArgs {
-    /// The same, as the library has it.
-    pub fn terms(&self) -> Terms {
-        Terms {
+    /// The same, as the library has it, for connections to or at `target`.
+    pub fn terms(&self, target: &Target) -> Result<Terms, Usage> {
+        let timeout = Duration::from_secs(self.timeout.into());
+        let alone = self.tls.terms(target, timeout, self.insecure)?;
+        Ok(Terms {
             connections: self.connections.into(),
-            timeout: Duration::from_secs(self.timeout.into()),
-            insecure: self.insecure,
-        }
+            ..alone
+        })
+    }
+}
+
+/// What tls:HOST:PORT takes: each side has a certificate, and that of the other side beforehand.
+#[derive(Debug, Args)]
+pub struct TlsArgs {
+    /// This side's certificate in PEM, for tls:HOST:PORT; one that it signed itself serves.
+    #[arg(long, value_name = "FILE", requires = "tls_key", requires = "tls_peer")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// The other side's certificate in PEM: nobody else is talked to. Of several each is good.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_peer: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// One connection to or at `target`.
+    pub fn terms(
+        &self,
+        target: &Target,
+        timeout: Duration,
+        insecure: bool,
+    ) -> Result<Terms, Usage> {
+        let given = match (&self.tls_cert, &self.tls_key, &self.tls_peer) {
+            (Some(certificate), Some(key), Some(peer)) => Some(Pinned {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                peer: peer.clone(),
+            }),
+            _ => None,
+        };
+        let tls = match (target, given) {
+            (Target::Tls(_), Some(files)) => {
+                Some(files.load().map_err(|error| Usage(error.to_string()))?)
+            }
+            (Target::Tls(_), None) => {
+                return Err(Usage(
+                    "tls:HOST:PORT: expected --tls-cert, --tls-key and --tls-peer as well"
+                        .to_owned(),
+                ));
+            }
+            (_, None) => None,
+            (other, Some(_)) => {
+                return Err(Usage(format!(
+                    "--tls-cert: expected tls:HOST:PORT, got {other:?}, where there is no TLS"
+                )));
+            }
+        };
+        Ok(Terms {
+            connections: 1,
+            timeout,
+            insecure,
+            tls,
+        })
     }
 }
 
@@ -267,10 +343,11 @@ pub struct MigrateArgs {
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse, conflicts_with = "disk")]
     pub disk_size: u64,
     /// Sends the guest to a `tidemark receive` instead of a process of its own (unix:PATH,
-    /// tcp:HOST:PORT; both need the same disks and the same folder for evidence), or saves it to a
+    /// tcp:HOST:PORT, or tls:HOST:PORT with the --tls options; both sides need the same disks and the
+    /// same folder for evidence), or saves it to a
     /// file (file:PATH), from which a process of its own takes it up, or writes it to the standard
     /// output (-), where nobody judges what becomes of it.
-    #[arg(long, value_name = "unix:PATH|tcp:HOST:PORT|file:PATH|-")]
+    #[arg(long, value_name = "unix:PATH|tcp:HOST:PORT|tls:HOST:PORT|file:PATH|-")]
     pub to: Option<Target>,
     #[command(flatten)]
     pub connection: ConnectionArgs,
@@ -315,7 +392,7 @@ pub struct ReceiveArgs {
     /// Where to wait for the guest.
     #[arg(
         long,
-        value_name = "unix:PATH|tcp:HOST:PORT",
+        value_name = "unix:PATH|tcp:HOST:PORT|tls:HOST:PORT",
         required_unless_present = "from"
     )]
     pub listen: Option<Target>,

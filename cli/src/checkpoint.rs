@@ -1,6 +1,6 @@
 //! `tidemark checkpoint primary` and `tidemark checkpoint secondary`.
 
-use crate::args::Target;
+use crate::args::{Target, TlsArgs};
 use crate::exit::{Failed, Unreachable, Usage};
 use crate::receive::LISTENING;
 use crate::size;
@@ -11,9 +11,10 @@ use migration::checkpoint::{
     Comparison, EpochReport, FailoverError, Line, Primary, Reporter, Secondary, Switch, Witness,
 };
 use migration::names::Name;
+use migration::stream::Connection;
+use migration::transport::{self, Listener, Terms};
 use serde_json::json;
 use std::io::{BufRead, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,7 +71,7 @@ pub struct PairArgs {
     period: Option<u64>,
     /// Compares what the devices of both sides put out, on this connection: a checkpoint is made when
     /// it differs. Both sides name it; the secondary listens there, and runs the guest's copy.
-    #[arg(long, value_name = "unix:PATH")]
+    #[arg(long, value_name = "unix:PATH|tcp:HOST:PORT|tls:HOST:PORT")]
     compare: Option<Target>,
     /// Ends, as a primary, after so many checkpoints; never without.
     #[arg(long, value_name = "N")]
@@ -82,6 +83,12 @@ pub struct PairArgs {
     /// and what memory was at each checkpoint.
     #[arg(long, value_name = "FOLDER")]
     evidence: Option<PathBuf>,
+    /// Allows plain TCP to and from other machines, where anybody on the way sees the guest's
+    /// memory.
+    #[arg(long)]
+    insecure: bool,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// For tests: one write to the disk fails, `enospc:N` or `eio:N`, counted from 1.
     #[arg(long, value_name = "FAULT")]
     disk_fault: Option<DiskFault>,
@@ -93,7 +100,7 @@ pub struct PairArgs {
 #[derive(Debug, Args)]
 pub struct PrimaryArgs {
     /// Where the secondary listens.
-    #[arg(long, value_name = "unix:PATH")]
+    #[arg(long, value_name = "unix:PATH|tcp:HOST:PORT|tls:HOST:PORT")]
     to: Target,
     /// Memory of the guest.
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
@@ -111,7 +118,7 @@ pub struct PrimaryArgs {
 #[derive(Debug, Args)]
 pub struct SecondaryArgs {
     /// Where to wait for the primary.
-    #[arg(long, value_name = "unix:PATH")]
+    #[arg(long, value_name = "unix:PATH|tcp:HOST:PORT|tls:HOST:PORT")]
     listen: Target,
     /// Most memory that a guest may have.
     #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size::parse)]
@@ -132,7 +139,7 @@ pub struct SecondaryArgs {
     #[arg(long, value_name = "FOLDER|URL", requires = "store")]
     names: Option<String>,
     /// Pairs again after a failover, as the primary of a fresh secondary that listens there.
-    #[arg(long, value_name = "unix:PATH")]
+    #[arg(long, value_name = "unix:PATH|tcp:HOST:PORT|tls:HOST:PORT")]
     then: Option<Target>,
     #[command(flatten)]
     pair: PairArgs,
@@ -145,11 +152,16 @@ pub fn run(command: &CheckpointCommand) -> anyhow::Result<()> {
     }
 }
 
-fn socket(target: &Target) -> Result<&Path, Usage> {
-    match target {
-        Target::Unix(path) => Ok(path),
-        other => Err(Usage(format!("expected unix:PATH, got {other:?}"))),
-    }
+/// How a connection of the pair is made.
+fn terms(target: &Target, pair: &PairArgs) -> Result<Terms, Usage> {
+    let patience = Duration::from_millis(pair.patience);
+    pair.tls.terms(target, patience, pair.insecure)
+}
+
+fn nowhere(target: &Target) -> Usage {
+    Usage(format!(
+        "expected unix:PATH, tcp:HOST:PORT or tls:HOST:PORT, got {target:?}"
+    ))
 }
 
 fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
@@ -182,8 +194,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
     vm::guest::Layout::new(&shape)?;
     evidence::format_disk(&pair.disk, 0, blocks)?;
     let mut guest = EmulatedGuest::boot(&shape, &hosting(pair, "primary"))?;
-    let compare = pair.compare.as_ref().map(socket).transpose()?;
-    let pairing = protect(&mut guest, socket(&args.to)?, compare, pair)?;
+    let pairing = protect(&mut guest, &args.to, pair.compare.as_ref(), pair)?;
     finish(&mut guest, pair, "primary", &pairing)
 }
 
@@ -193,18 +204,23 @@ struct Pairing {
     comparison: Option<Arc<Comparison>>,
 }
 
-fn connect(to: &Path) -> Result<UnixStream, Unreachable> {
-    UnixStream::connect(to)
-        .map_err(|error| Unreachable(format!("cannot reach unix:{}: {error}", to.display())))
+fn connect(to: &Target, pair: &PairArgs) -> anyhow::Result<Connection> {
+    let address = to.address().ok_or_else(|| nowhere(to))?;
+    let made = transport::connect(&address, &terms(to, pair)?);
+    let mut made = made.map_err(|error| Unreachable(error.to_string()))?;
+    made.pop().context("no connection was made")
 }
 
 /// Holds what the guest puts out against what the secondary tells on another connection.
 fn compare(
     guest: &mut EmulatedGuest,
-    to: &Path,
+    to: &Target,
+    pair: &PairArgs,
     switch: &Switch,
 ) -> anyhow::Result<Arc<Comparison>> {
-    let stream = connect(to)?;
+    let stream = connect(to, pair)?;
+    // A guest that puts nothing out is none that is lost.
+    stream.set_timeout(None).context("setting no time limit")?;
     let comparison = Comparison::new(switch.clone());
     let hearing = Arc::clone(&comparison);
     let thread = std::thread::Builder::new().name("comparison".to_owned());
@@ -223,12 +239,13 @@ fn compare(
 /// Makes checkpoints of the guest until that ends and the guest is alone.
 fn protect(
     guest: &mut EmulatedGuest,
-    to: &Path,
-    compared: Option<&Path>,
+    to: &Target,
+    compared: Option<&Target>,
     pair: &PairArgs,
 ) -> anyhow::Result<Pairing> {
-    let (line, switch) = Line::new(connect(to)?);
-    let comparison = compared.map(|to| compare(guest, to, &switch)).transpose()?;
+    let (line, switch) = Line::new(connect(to, pair)?);
+    let comparison = compared.map(|to| compare(guest, to, pair, &switch));
+    let comparison = comparison.transpose()?;
     let period = pair.period.unwrap_or(if comparison.is_some() {
         COMPARED
     } else {
@@ -278,19 +295,18 @@ fn protect(
     Ok(Pairing { epochs, comparison })
 }
 
-fn listen(path: &Path) -> Result<UnixListener, Usage> {
-    UnixListener::bind(path)
-        .map_err(|error| Usage(format!("cannot listen on unix:{}: {error}", path.display())))
+fn listen(at: &Target, pair: &PairArgs) -> Result<Listener, Usage> {
+    let address = at.address().ok_or_else(|| nowhere(at))?;
+    Listener::bind(&address, &terms(at, pair)?).map_err(|error| Usage(error.to_string()))
 }
 
-fn accept(listener: &UnixListener, path: &Path) -> anyhow::Result<UnixStream> {
-    let (stream, _) = listener.accept().context("waiting for a primary")?;
-    std::fs::remove_file(path).context("removing the socket")?;
-    Ok(stream)
+fn accept(listener: Listener, at: &Target, pair: &PairArgs) -> anyhow::Result<Connection> {
+    let mut taken = listener.accept(&terms(at, pair)?)?;
+    taken.pop().context("no primary came")
 }
 
 /// Tells the primary on this connection what the guest's copy puts out.
-fn report(stream: UnixStream) -> anyhow::Result<Arc<Reporter>> {
+fn report(stream: Connection) -> anyhow::Result<Arc<Reporter>> {
     let reporter = Reporter::new();
     let telling = Arc::clone(&reporter);
     let thread = std::thread::Builder::new().name("outputs".to_owned());
@@ -309,24 +325,20 @@ fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
     if args.format {
         evidence::format_disk(&pair.disk, 0, blocks)?;
     }
-    let path = socket(&args.listen)?;
-    let listener = listen(path)?;
+    let listener = listen(&args.listen, pair)?;
     let comparing = match &pair.compare {
-        Some(target) => {
-            let path = socket(target)?;
-            Some((listen(path)?, path))
-        }
+        Some(target) => Some((listen(target, pair)?, target)),
         None => None,
     };
     let mut out = std::io::stdout();
-    writeln!(out, "{LISTENING}unix:{}", path.display())?;
+    writeln!(out, "{LISTENING}{}", listener.address())?;
     out.flush()?;
-    let (line, switch) = Line::new(accept(&listener, path)?);
+    let (line, switch) = Line::new(accept(listener, &args.listen, pair)?);
     let runs = args.run_copy || comparing.is_some();
     let mut backup = Backup::new(hosting(pair, "secondary"), args.memory_max, runs);
     let mut reporter = None;
-    if let Some((listener, path)) = comparing {
-        let telling = report(accept(&listener, path)?)?;
+    if let Some((listener, target)) = comparing {
+        let telling = report(accept(listener, target, pair)?)?;
         backup = backup.telling(Arc::clone(&telling) as Arc<dyn Witness>);
         reporter = Some(telling);
     }
@@ -372,7 +384,7 @@ fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
     );
     let mut guest = backup.into_guest().context("no guest came")?;
     if let Some(target) = &args.then {
-        let pairing = protect(&mut guest, socket(target)?, None, pair)?;
+        let pairing = protect(&mut guest, target, None, pair)?;
         return finish(&mut guest, pair, "secondary, then primary", &pairing);
     }
     end(&mut guest, pair)?;

@@ -12,7 +12,7 @@ use migration::pace::{Bandwidth, SystemClock};
 use migration::policy::{DowntimeLimit, Policy, Rounds, Unconverged, XenDefault};
 use migration::precopy::Options;
 use migration::stream::Connection;
-use migration::transport::{self, Address};
+use migration::transport;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs::File;
@@ -80,13 +80,12 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
             let output = std::io::stdout().as_fd().try_clone_to_owned();
             Way::Output(File::from(output.context("taking the standard output")?))
         }
-        Some(Target::Unix(path)) => Way::Sockets(reach(Address::Unix(path.clone()), args)?),
-        Some(Target::Tcp(name)) => Way::Sockets(reach(Address::Tcp(name.clone()), args)?),
+        Some(target) => Way::Sockets(reach(target, args)?),
         None => {
             let path = folder.path().join("socket");
             let spawned = Destination::spawn(&path, args, &disks, &evidence_folder)?;
             destination = Some(spawned);
-            Way::Sockets(reach(Address::Unix(path), args)?)
+            Way::Sockets(reach(&Target::Unix(path), args)?)
         }
     };
 
@@ -173,13 +172,17 @@ fn sensible(args: &MigrateArgs) -> Result<(), Usage> {
     }
     if matches!(
         args.to,
-        Some(Target::Unix(_) | Target::Tcp(_) | Target::Standard)
+        Some(Target::Unix(_) | Target::Tcp(_) | Target::Tls(_) | Target::Standard)
     ) && (args.disk.is_empty() || args.evidence.is_none())
     {
         return refuse(
-            "--to unix:PATH, tcp:HOST:PORT and -: expected --disk and --evidence as well, the same \
+            "--to unix:PATH, tcp:HOST:PORT, tls:HOST:PORT and -: expected --disk and --evidence as well, the same \
              as those of the `tidemark receive` there",
         );
+    }
+    if let Some(target) = &args.to {
+        // Before anything is overwritten: certificates that cannot be read, or none.
+        args.connection.terms(target)?;
     }
     if matches!(args.to, Some(Target::File(_) | Target::Standard))
         && args.connection.connections != 1
@@ -253,9 +256,11 @@ enum Way {
     Output(File),
 }
 
-fn reach(to: Address, args: &MigrateArgs) -> Result<Vec<Connection>, Unreachable> {
-    transport::connect(&to, &args.connection.terms())
-        .map_err(|error| Unreachable(error.to_string()))
+fn reach(to: &Target, args: &MigrateArgs) -> anyhow::Result<Vec<Connection>> {
+    let terms = args.connection.terms(to)?;
+    let address = to.address().context("nowhere to connect to")?;
+    let reached = transport::connect(&address, &terms);
+    Ok(reached.map_err(|error| Unreachable(error.to_string()))?)
 }
 
 /// `tidemark receive` for a destination on these disks.

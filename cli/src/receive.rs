@@ -8,7 +8,7 @@ use migration::receive::{Lanes, receive_over};
 use migration::stream::file::Restore;
 use migration::stream::parallel::join;
 use migration::stream::{DestinationStream, live};
-use migration::transport::{Address, Listener};
+use migration::transport::Listener;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -66,8 +66,9 @@ type Opened = (Box<dyn DestinationStream>, Lanes<'static>);
 fn open(args: &ReceiveArgs) -> anyhow::Result<Opened> {
     let alone = |file| -> Opened { (Box::new(Restore::new(file)), Lanes::default()) };
     Ok(match (&args.listen, &args.from) {
-        (Some(Target::Unix(path)), _) => listen(&Address::Unix(path.clone()), args)?,
-        (Some(Target::Tcp(name)), _) => listen(&Address::Tcp(name.clone()), args)?,
+        (Some(target @ (Target::Unix(_) | Target::Tcp(_) | Target::Tls(_))), _) => {
+            listen(target, args)?
+        }
         (_, Some(Target::File(path))) => {
             let file = File::open(path)
                 .map_err(|error| Usage(format!("cannot open {}: {error}", path.display())))?;
@@ -78,16 +79,17 @@ fn open(args: &ReceiveArgs) -> anyhow::Result<Opened> {
             alone(File::from(input.context("taking the standard input")?))
         }
         _ => {
-            let why = "expected --listen unix:PATH or tcp:HOST:PORT, or --from file:PATH or -";
+            let why = "expected --listen unix:PATH, tcp:HOST:PORT or tls:HOST:PORT, or --from file:PATH or -";
             return Err(Usage(why.to_owned()).into());
         }
     })
 }
 
 /// Waits for a source.
-fn listen(at: &Address, args: &ReceiveArgs) -> anyhow::Result<Opened> {
-    let terms = args.connection.terms();
-    let listener = Listener::bind(at, &terms).map_err(|error| Usage(error.to_string()))?;
+fn listen(at: &Target, args: &ReceiveArgs) -> anyhow::Result<Opened> {
+    let terms = args.connection.terms(at)?;
+    let address = at.address().context("nowhere to listen at")?;
+    let listener = Listener::bind(&address, &terms).map_err(|error| Usage(error.to_string()))?;
     let mut out = std::io::stdout();
     writeln!(out, "{LISTENING}{}", listener.address())?;
     out.flush()?;

@@ -48,9 +48,10 @@ impl Side {
         Self { process, errors }
     }
 
-    /// Waits until it listens.
-    fn listening(&mut self) {
+    /// Waits until it listens, and gives where.
+    fn listening(&mut self) -> String {
         let mut byte = [0];
+        let mut line = Vec::new();
         // One byte at a time: what follows the line is for the end.
         while byte != *b"\n" {
             self.process
@@ -59,7 +60,11 @@ impl Side {
                 .unwrap()
                 .read_exact(&mut byte)
                 .unwrap();
+            line.extend(byte);
         }
+        let line = String::from_utf8(line).unwrap();
+        let place = line.trim_end().strip_prefix("listening on ");
+        place.unwrap().to_owned()
     }
 
     fn end(mut self) -> (Output, serde_json::Value) {
@@ -93,7 +98,7 @@ fn pair_with(folder: &Path, then: &[&str], more: &[&str]) -> (Side, Side) {
     arguments.extend(["--requests", "2000"]);
     arguments.extend(then);
     let mut secondary = Side::spawn(&arguments);
-    secondary.listening();
+    assert_eq!(secondary.listening(), socket);
     let mut arguments = vec!["primary", "--to", &socket, "--disk", &mine];
     arguments.extend(["--memory", "32M", "--requests", "2000"]);
     arguments.extend(more);
@@ -124,6 +129,59 @@ fn the_primary_goes_on_when_the_secondary_is_killed() {
     assert!(json["drained"].as_bool().unwrap(), "{json}");
 }
 
+/// The connection of the pair, and that of its outputs.
+#[test]
+fn a_pair_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for name in ["primary", "secondary"] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        std::fs::write(path(&format!("{name}.pem")), certificate).unwrap();
+        std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+    let keys = |own: &str, peer: &str| {
+        [
+            format!("--tls-cert={}", path(&format!("{own}.pem"))),
+            format!("--tls-key={}", path(&format!("{own}.key"))),
+            format!("--tls-peer={}", path(&format!("{peer}.pem"))),
+        ]
+    };
+    let (mine, theirs) = (
+        disk(folder.path(), "primary.img"),
+        disk(folder.path(), "secondary.img"),
+    );
+    let own = keys("secondary", "primary");
+    let mut arguments = vec!["secondary", "--listen", "tls:127.0.0.1:0"];
+    arguments.extend(["--disk", &theirs, "--format", "--requests", "2000"]);
+    arguments.extend(own.iter().map(String::as_str));
+    let mut secondary = Side::spawn(&arguments);
+    let place = secondary.listening();
+    // Somebody else, who is turned away.
+    let plain = place.replace("tls:", "tcp:");
+    let output = tidemark(&[
+        "primary", "--to", &plain, "--disk", &mine, "--memory", "32M",
+    ])
+    .output()
+    .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("no pair"), "{text}");
+
+    let own = keys("primary", "secondary");
+    let mut arguments = vec!["primary", "--to", &place, "--disk", &mine];
+    arguments.extend(["--memory", "32M", "--requests", "2000", "--period", "5"]);
+    arguments.extend(own.iter().map(String::as_str));
+    let mut primary = Side::spawn(&arguments);
+    until(&mut secondary.errors, "number=3");
+    primary.process.kill().unwrap();
+    primary.process.wait().unwrap();
+    let (_, json) = secondary.end();
+    assert!(json["checkpoints"].as_u64().unwrap() >= 3, "{json}");
+    assert!(json["requests"].as_u64().unwrap() >= 2000, "{json}");
+}
+
 #[test]
 fn who_took_over_pairs_with_a_fresh_secondary() {
     let folder = tempfile::tempdir().unwrap();
@@ -143,7 +201,7 @@ fn who_took_over_pairs_with_a_fresh_secondary() {
         "--on-loss",
         "wait",
     ]);
-    third.listening();
+    assert_eq!(third.listening(), again);
     primary.process.kill().unwrap();
     primary.process.wait().unwrap();
     until(&mut third.errors, "number=5");

@@ -308,9 +308,36 @@ fn a_guest_in_a_file() {
     refused(&["receive", "--disk", file], 2, "--listen");
 }
 
+/// For each of two sides, by which options it shows a certificate and knows the other's.
+fn certificates(folder: &Path) -> [Vec<String>; 2] {
+    let names = ["source", "destination"];
+    let path = |name: &str, what: &str| {
+        let path = folder.join(format!("{name}.{what}"));
+        path.to_str().unwrap().to_owned()
+    };
+    for name in names {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        std::fs::write(path(name, "pem"), certificate).unwrap();
+        std::fs::write(path(name, "key"), key.serialize_pem()).unwrap();
+    }
+    [(names[0], names[1]), (names[1], names[0])].map(|(own, peer)| {
+        vec![
+            format!("--tls-cert={}", path(own, "pem")),
+            format!("--tls-key={}", path(own, "key")),
+            format!("--tls-peer={}", path(peer, "pem")),
+        ]
+    })
+}
+
 /// A receiver of one's own at an address, and a source that sends there.
 fn over(at: &str, args: &[&str]) -> (serde_json::Value, Option<i32>) {
     let folder = tempfile::tempdir().unwrap();
+    let keys = match at.starts_with("tls:") {
+        true => certificates(folder.path()),
+        false => Default::default(),
+    };
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (disk, evidence) = (path("disk"), path("evidence"));
     let at = at.replace("FOLDER", folder.path().to_str().unwrap());
@@ -319,6 +346,7 @@ fn over(at: &str, args: &[&str]) -> (serde_json::Value, Option<i32>) {
     let mut receiver = tidemark(&["receive", "--listen", &at])
         .args(["--disk", &disk, "--evidence", &evidence])
         .args(args.iter().filter(|arg| arg.starts_with("--connections")))
+        .args(&keys[1])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -329,6 +357,7 @@ fn over(at: &str, args: &[&str]) -> (serde_json::Value, Option<i32>) {
     let source = tidemark(&["migrate", "--json", "--memory", "64M", "--queues", "2"])
         .args(["--disk", &disk, "--evidence", &evidence, "--to", to])
         .args(args)
+        .args(&keys[0])
         .output()
         .unwrap();
     std::io::copy(&mut out, &mut std::io::sink()).unwrap();
@@ -337,10 +366,12 @@ fn over(at: &str, args: &[&str]) -> (serde_json::Value, Option<i32>) {
 }
 
 #[test]
-fn over_tcp_and_over_several_connections() {
+fn over_tcp_tls_and_several_connections() {
     for (at, args) in [
         ("tcp:127.0.0.1:0", &[][..]),
         ("tcp:127.0.0.1:0", &["--connections=3"]),
+        ("tls:127.0.0.1:0", &[]),
+        ("tls:127.0.0.1:0", &["--connections=4"]),
         ("unix:FOLDER/socket", &["--connections=2"]),
     ] {
         let (figures, code) = over(at, args);
@@ -356,6 +387,18 @@ fn what_connections_do_not_allow_is_refused() {
     refused(&["migrate", "--postcopy"], 2, "post-copy is refused");
     refused(&["migrate", "--to", "tcp:127.0.0.1:1"], 2, "--disk");
     refused(&["migrate", "--to", "tcp:nowhere"], 2, "tcp:HOST:PORT");
+    refused(&["migrate", "--to", "tls:127.0.0.1:1"], 2, "--disk");
+    let tls = "receive --disk /dev/null --listen tls:127.0.0.1:0";
+    refused(&tls.split(' ').collect::<Vec<_>>(), 2, "--tls-cert");
+    let files = " --tls-cert /x --tls-key /x --tls-peer /x";
+    let missing = format!("{tls}{files}");
+    refused(
+        &missing.split(' ').collect::<Vec<_>>(),
+        2,
+        "/x: expected a certificate",
+    );
+    let plain = format!("receive --disk /dev/null --listen tcp:127.0.0.1:0{files}");
+    refused(&plain.split(' ').collect::<Vec<_>>(), 2, "there is no TLS");
     refused(
         &["migrate", "--to", "file:/x", "--connections=2"],
         2,
@@ -400,14 +443,15 @@ fn progress_for_machines_is_one_object_a_line() {
     );
 }
 
-/// The same guest and bandwidth: too much at full speed, and little enough when slowed down.
+/// The same guest and bandwidth: too much at full speed, also of a busy machine, and little enough
+/// when slowed down.
 #[test]
 fn a_guest_that_does_not_converge_ends_as_asked() {
     let run = |how: &str| {
         let output = tidemark(&SMALL)
             .args([
                 "--plain-copies=0",
-                "--max-bandwidth=100M",
+                "--max-bandwidth=24M",
                 "--downtime-limit=60",
             ])
             .args(["--max-rounds=4", "--unconverged", how])

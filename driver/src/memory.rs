@@ -286,16 +286,29 @@ impl DmaMemory {
     /// outside (nothing is received then).
     pub fn read_exact_from(&self, fd: BorrowedFd<'_>, ranges: &[(u64, usize)]) -> io::Result<()> {
         let total = self.total(ranges, 0)?;
+        if self.read_from(fd, ranges)? < total {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+
+    /// Fills `ranges` from `fd` as far as there is something, then logs. Returns the bytes received:
+    /// fewer than asked for only where the stream ends.
+    ///
+    /// # Errors
+    /// What the system says; `InvalidInput` for a range outside (nothing is received then).
+    pub fn read_from(&self, fd: BorrowedFd<'_>, ranges: &[(u64, usize)]) -> io::Result<usize> {
+        let total = self.total(ranges, 0)?;
         let mut done = 0;
         while done < total {
             match raw::readv(self, fd, ranges, done) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(0) => break,
                 Ok(count) => done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(done)
     }
 
     fn total(&self, ranges: &[(u64, usize)], head: usize) -> io::Result<usize> {

@@ -14,6 +14,7 @@ mod events;
 mod inflight;
 mod log;
 mod memory;
+mod source;
 mod watchdog;
 mod wire;
 
@@ -21,6 +22,7 @@ pub use error::VhostUserError;
 pub use events::QueueEvents;
 pub use inflight::InflightTable;
 pub use memory::SharedMemory;
+pub use source::LogSource;
 
 use crate::transport::QueueSetup;
 use log::Log;

@@ -21,6 +21,7 @@ pub mod receive;
 pub mod report;
 pub mod store;
 pub mod stream;
+pub mod tls;
 pub mod transport;
 mod zero;
 

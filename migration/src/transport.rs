@@ -1,10 +1,12 @@
-//! Where a guest goes to and comes from: unix sockets and TCP.
+//! Where a guest goes to and comes from: unix sockets, TCP, and TLS over TCP.
 //!
 //! Plain TCP shows a guest's memory to everybody on the way and takes one from anybody, so it is
-//! for loopback addresses only, unless whoever asks says otherwise.
+//! for loopback addresses only, unless whoever asks says otherwise. With TLS each end has the other's
+//! certificate beforehand and talks to nobody else.
 
 use crate::error::MigrationError;
 use crate::stream::Connection;
+use crate::tls::{Credentials, HandshakeError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fmt;
 use std::io;
@@ -12,7 +14,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Somewhere to connect to or to listen at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub enum Address {
     Unix(PathBuf),
     /// TCP, HOST:PORT.
     Tcp(String),
+    /// TLS over TCP, HOST:PORT.
+    Tls(String),
 }
 
 impl fmt::Display for Address {
@@ -28,12 +32,13 @@ impl fmt::Display for Address {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(name) => write!(f, "tcp:{name}"),
+            Self::Tls(name) => write!(f, "tls:{name}"),
         }
     }
 }
 
 /// How connections are made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Terms {
     /// How many of them.
     pub connections: usize,
@@ -41,6 +46,8 @@ pub struct Terms {
     pub timeout: Duration,
     /// Plain TCP to other machines as well.
     pub insecure: bool,
+    /// Certificates, which TLS takes.
+    pub tls: Option<Credentials>,
 }
 
 fn failed(doing: impl Into<String>) -> impl FnOnce(io::Error) -> MigrationError {
@@ -48,15 +55,19 @@ fn failed(doing: impl Into<String>) -> impl FnOnce(io::Error) -> MigrationError 
     move |source| MigrationError::Connection { doing, source }
 }
 
-fn resolve(name: &str, terms: &Terms) -> io::Result<SocketAddr> {
+fn resolve(name: &str) -> io::Result<SocketAddr> {
     let found = name.to_socket_addrs()?.next();
-    let address = found.ok_or_else(|| io::Error::other("the name has no address"))?;
+    found.ok_or_else(|| io::Error::other("the name has no address"))
+}
+
+fn resolve_plain(name: &str, terms: &Terms) -> io::Result<SocketAddr> {
+    let address = resolve(name)?;
     if address.ip().is_loopback() || terms.insecure {
         return Ok(address);
     }
     let why = format!(
         "{address} is another machine, and plain TCP shows the guest's memory on the way there; \
-         use a loopback address and a tunnel, or pass --insecure"
+         use tls:HOST:PORT with certificates, or pass --insecure"
     );
     Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
@@ -71,8 +82,14 @@ pub fn connect(to: &Address, terms: &Terms) -> Result<Vec<Connection>, Migration
         let connection = match to {
             Address::Unix(path) => UnixStream::connect(path)?.into(),
             Address::Tcp(name) => {
-                let address = resolve(name, terms)?;
-                of_tcp(TcpStream::connect_timeout(&address, terms.timeout)?)?
+                let address = resolve_plain(name, terms)?;
+                of_tcp(TcpStream::connect_timeout(&address, terms.timeout)?)?.into()
+            }
+            Address::Tls(name) => {
+                let keys = credentials(terms)?;
+                let socket = TcpStream::connect_timeout(&resolve(name)?, terms.timeout)?;
+                let secure = Connection::secure(of_tcp(socket)?, keys, terms.timeout);
+                secure.map_err(of_handshake)?
             }
         };
         Connection::set_timeout(&connection, Some(terms.timeout))?;
@@ -82,10 +99,24 @@ pub fn connect(to: &Address, terms: &Terms) -> Result<Vec<Connection>, Migration
     made.map_err(failed(doing()))
 }
 
-fn of_tcp(socket: TcpStream) -> io::Result<Connection> {
+fn of_tcp(socket: TcpStream) -> io::Result<TcpStream> {
     // Answers are small and waited for.
     socket.set_nodelay(true)?;
-    Ok(socket.into())
+    Ok(socket)
+}
+
+fn of_handshake(error: HandshakeError) -> io::Error {
+    match error {
+        HandshakeError::System(error) => error,
+        other => io::Error::other(other),
+    }
+}
+
+fn credentials(terms: &Terms) -> io::Result<&Credentials> {
+    terms.tls.as_ref().ok_or_else(|| {
+        let why = "TLS takes certificates: pass --tls-cert, --tls-key and --tls-peer";
+        io::Error::new(io::ErrorKind::InvalidInput, why)
+    })
 }
 
 /// Waits for a source.
@@ -99,6 +130,7 @@ pub struct Listener {
 enum Socket {
     Unix(UnixListener),
     Tcp(TcpListener),
+    Tls(TcpListener),
 }
 
 impl Listener {
@@ -114,10 +146,19 @@ impl Listener {
                     address: at.clone(),
                 },
                 Address::Tcp(name) => {
-                    let socket = TcpListener::bind(resolve(name, terms)?)?;
+                    let socket = TcpListener::bind(resolve_plain(name, terms)?)?;
                     let address = Address::Tcp(socket.local_addr()?.to_string());
                     Self {
                         socket: Socket::Tcp(socket),
+                        address,
+                    }
+                }
+                Address::Tls(name) => {
+                    credentials(terms)?;
+                    let socket = TcpListener::bind(resolve(name)?)?;
+                    let address = Address::Tls(socket.local_addr()?.to_string());
+                    Self {
+                        socket: Socket::Tls(socket),
                         address,
                     }
                 }
@@ -132,7 +173,8 @@ impl Listener {
     }
 
     /// Takes the connections of one source: waits for the first as long as it takes, for the others
-    /// no longer than a connection may stand still. A unix socket's name is gone afterwards.
+    /// no longer than a connection may stand still. Whoever fails TLS's handshake is turned away, with
+    /// a warning, and the wait goes on. A unix socket's name is gone afterwards.
     ///
     /// # Errors
     /// [`MigrationError::Connection`].
@@ -144,8 +186,8 @@ impl Listener {
                 number + 1,
                 terms.connections
             );
-            let limit = (number > 0).then_some(terms.timeout);
-            taken.push(self.one(terms, limit).map_err(failed(doing))?);
+            let until = (number > 0).then(|| Instant::now() + terms.timeout);
+            taken.push(self.one(terms, until).map_err(failed(doing))?);
         }
         if let Address::Unix(path) = &self.address {
             std::fs::remove_file(path).map_err(failed("removing the socket's name"))?;
@@ -153,27 +195,38 @@ impl Listener {
         Ok(taken)
     }
 
-    fn one(&self, terms: &Terms, limit: Option<Duration>) -> io::Result<Connection> {
+    fn one(&self, terms: &Terms, until: Option<Instant>) -> io::Result<Connection> {
         let connection = match &self.socket {
             Socket::Unix(socket) => {
-                wait(socket, limit)?;
+                wait(socket, until)?;
                 socket.accept()?.0.into()
             }
             Socket::Tcp(socket) => {
-                wait(socket, limit)?;
-                of_tcp(socket.accept()?.0)?
+                wait(socket, until)?;
+                of_tcp(socket.accept()?.0)?.into()
             }
+            Socket::Tls(socket) => loop {
+                wait(socket, until)?;
+                let (stream, from) = socket.accept()?;
+                let keys = credentials(terms)?;
+                match Connection::accept_secure(of_tcp(stream)?, keys, terms.timeout) {
+                    Ok(connection) => break connection,
+                    // Anybody can connect, and shall not end what waits for somebody else.
+                    Err(error) => tracing::warn!(%from, "turned away: {error}"),
+                }
+            },
         };
         Connection::set_timeout(&connection, Some(terms.timeout))?;
         Ok(connection)
     }
 }
 
-fn wait(socket: &impl AsFd, limit: Option<Duration>) -> io::Result<()> {
-    let Some(limit) = limit else { return Ok(()) };
+fn wait(socket: &impl AsFd, until: Option<Instant>) -> io::Result<()> {
+    let Some(until) = until else { return Ok(()) };
     let mut waiting = [PollFd::new(socket, PollFlags::IN)];
-    let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
     loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let limit = Timespec::try_from(left).map_err(io::Error::other)?;
         match poll(&mut waiting, Some(&limit)) {
             Ok(0) => {
                 let why = "nobody connected within the time limit; start both sides with the same \

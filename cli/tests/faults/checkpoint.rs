@@ -2,11 +2,11 @@
 
 use crate::process::Event;
 use crate::script::{AtStep, Follow, What};
-use crate::tally::{Result, Tally};
-use crate::{disk, object, requests, runs, shape, text, tidemark};
+use crate::tally::{Aim, Result, Tally};
+use crate::{all_turns, disk, object, random, requests, shape, text, tidemark};
 use migration::checkpoint::checker::{Checker, LibxcMemory};
 use migration::checkpoint::{Kind, Side};
-use migration::faults::{Random, Way, relay};
+use migration::faults::{Way, relay};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -45,7 +45,6 @@ impl Follow for Messages {
 
 #[derive(Clone, Copy, Debug)]
 struct Plan {
-    seed: u64,
     step: Kind,
     nth: u64,
     victim: usize,
@@ -54,9 +53,9 @@ struct Plan {
 
 impl Plan {
     /// Every step and side in turn, and each with every fault in turn.
-    fn seeded(seed: u64) -> Self {
-        let mut random = Random::new(seed);
-        let turn = |n: usize| usize::try_from(seed).unwrap() / n;
+    fn of(turn: u64, attempt: u64) -> Self {
+        let mut random = random(turn, attempt);
+        let turn = |n: usize| usize::try_from(turn).unwrap() / n;
         let step = Kind::ALL[turn(1) % 7];
         let victim = turn(7) % 2;
         let head = if step == Kind::Size { 12 } else { 4 };
@@ -75,7 +74,6 @@ impl Plan {
             1 + random.below(5)
         };
         Self {
-            seed,
             step,
             nth,
             victim,
@@ -267,19 +265,17 @@ fn took_over(
 
 #[test]
 fn checkpoints_under_faults() {
-    let mut tally = Tally::default();
-    for seed in 0..2 * runs() {
-        if tally.counted() == runs() {
-            break;
-        }
-        let plan = Plan::seeded(seed);
-        let result = run(plan);
-        let at = (plan.step(), plan.nth, SIDES[plan.victim].0);
-        tally.add("checkpoint", plan.seed, at, plan.what.name(), &result);
-    }
-    let figures = tally.figures("checkpoint");
-    assert_eq!(figures["runs"], runs(), "too few faults happened");
-    assert_eq!(figures["wrong_runs"], 0);
-    assert_eq!(figures["pages_lost"], 0);
+    let steps: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+    let sides = SIDES.map(|(name, _)| name);
+    let tally = Tally::of(&[&steps[..], &[STORAGE]].concat(), &sides);
+    let figures = all_turns("checkpoint", tally, |turn, attempt| {
+        let plan = Plan::of(turn, attempt);
+        let aim = Aim {
+            step: (plan.step(), plan.nth),
+            side: sides[plan.victim],
+            what: plan.what.name(),
+        };
+        (aim, run(plan))
+    });
     assert_ne!(figures["controls_that_differ"], 0);
 }

@@ -3,18 +3,24 @@
 //! down, or a disk refuses a write. Whatever happens, nothing of the guest is lost and nothing is
 //! done twice.
 //!
-//! `TIDEMARK_FAULT_RUNS` says how many runs are to count, in which the fault did happen. Each
-//! prints a line; the last line of each kind has the figures as one JSON object.
+//! `TIDEMARK_FAULT_RUNS` says how many runs are to count, in which the fault did happen. They take
+//! the steps, sides and faults in turn, and a turn in which nothing happened is tried again: so each
+//! step of each side is hit as often as any other, by construction. Each run prints a line; the last
+//! line of each kind has the figures as one JSON object.
 
 mod checkpoint;
 mod migrate;
+mod peer;
+mod pipe;
 mod process;
 mod script;
 mod tally;
 
+use migration::faults::Random;
 use process::Guarded;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use tally::{Aim, Tally};
 use vm::MarkingMode;
 use vm::Means;
 use vm::evidence;
@@ -25,9 +31,40 @@ const RUNS: u64 = 14;
 /// Bytes of each disk.
 const DISK: u64 = 4 << 20;
 
+/// How often a turn is tried in which nothing happens.
+const ATTEMPTS: u64 = 10;
+
 fn runs() -> u64 {
     let told = std::env::var("TIDEMARK_FAULT_RUNS").ok();
     told.map_or(RUNS, |told| told.parse().expect("a number of runs"))
+}
+
+/// Everything random of a try.
+fn random(turn: u64, attempt: u64) -> Random {
+    Random::new(turn * ATTEMPTS + attempt)
+}
+
+/// Takes all turns, and each until something has happened in it. The tries of a turn are made by
+/// `run`, which gives what was to happen where, and what became of it.
+fn all_turns(
+    kind: &str,
+    mut tally: Tally,
+    run: impl Fn(u64, u64) -> (Aim, tally::Result),
+) -> Value {
+    for turn in 0..runs() {
+        for attempt in 0..ATTEMPTS {
+            let (aim, result) = run(turn, attempt);
+            tally.add(kind, (turn, attempt), &aim, &result);
+            if result.fired {
+                break;
+            }
+        }
+    }
+    let figures = tally.figures(kind);
+    assert_eq!(figures["runs"], runs(), "too few faults happened");
+    assert_eq!(figures["wrong_runs"], 0);
+    assert_eq!(figures["pages_lost"], 0);
+    figures
 }
 
 /// As much of the guest as its judge needs to know.

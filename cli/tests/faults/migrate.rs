@@ -2,9 +2,9 @@
 
 use crate::process::Event;
 use crate::script::{AtStep, Follow, What};
-use crate::tally::{Result, Tally};
-use crate::{disk, object, requests, runs, text, tidemark};
-use migration::faults::{Random, Way, relay};
+use crate::tally::{Aim, Result, Tally};
+use crate::{all_turns, disk, object, random, requests, text, tidemark};
+use migration::faults::{Way, relay};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -97,7 +97,6 @@ impl Follow for Answers {
 
 #[derive(Clone, Copy, Debug)]
 struct Plan {
-    seed: u64,
     step: &'static str,
     nth: u64,
     victim: usize,
@@ -107,9 +106,9 @@ struct Plan {
 impl Plan {
     /// Every step and side in turn, and each with every fault in turn. What happens to a connection
     /// happens to the bytes that the victim is to get.
-    fn seeded(seed: u64) -> Self {
-        let mut random = Random::new(seed);
-        let turn = |n: usize| usize::try_from(seed).unwrap() / n;
+    fn of(turn: u64, attempt: u64) -> Self {
+        let mut random = random(turn, attempt);
+        let turn = |n: usize| usize::try_from(turn).unwrap() / n;
         let (step, most) = STEPS[turn(1) % 6];
         let victim = turn(6) % 2;
         let name = What::ALL[turn(12) % 7];
@@ -131,7 +130,6 @@ impl Plan {
         }
         let nth = 1 + random.below(most);
         Self {
-            seed,
             step,
             nth,
             victim,
@@ -317,18 +315,15 @@ fn saved_to_full_disk(folder: &Path, disk: &Path) -> Result {
 
 #[test]
 fn moves_under_faults() {
-    let mut tally = Tally::default();
-    for seed in 0..2 * runs() {
-        if tally.counted() == runs() {
-            break;
-        }
-        let plan = Plan::seeded(seed);
-        let result = run(plan);
-        let at = (plan.step(), plan.nth, SIDES[plan.victim]);
-        tally.add("migrate", plan.seed, at, plan.what.name(), &result);
-    }
-    let figures = tally.figures("migrate");
-    assert_eq!(figures["runs"], runs(), "too few faults happened");
-    assert_eq!(figures["wrong_runs"], 0);
-    assert_eq!(figures["pages_lost"], 0);
+    let steps: Vec<&str> = STEPS.iter().map(|(name, _)| *name).collect();
+    let tally = Tally::of(&[&steps[..], &[STORAGE]].concat(), &SIDES);
+    all_turns("migrate", tally, |turn, attempt| {
+        let plan = Plan::of(turn, attempt);
+        let aim = Aim {
+            step: (plan.step(), plan.nth),
+            side: SIDES[plan.victim],
+            what: plan.what.name(),
+        };
+        (aim, run(plan))
+    });
 }

@@ -21,6 +21,15 @@ pub struct Result {
     pub wrong: Vec<String>,
 }
 
+/// What was to happen, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Aim {
+    /// The step, and which of its name.
+    pub step: (&'static str, u64),
+    pub side: &'static str,
+    pub what: &'static str,
+}
+
 /// Adds runs up.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -37,23 +46,26 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Runs whose fault happened.
-    pub fn counted(&self) -> u64 {
-        self.counted
+    /// Nothing yet, of which each of these sides is to be hit at each of these steps.
+    pub fn of(steps: &[&str], sides: &[&str]) -> Self {
+        let cells = steps
+            .iter()
+            .flat_map(|step| sides.iter().map(move |side| (format!("{step} {side}"), 0)));
+        Self {
+            hits: cells.collect(),
+            ..Self::default()
+        }
     }
 
-    /// Adds a run with this seed, which meant to do something at the step to a side, and says so.
-    pub fn add(
-        &mut self,
-        kind: &str,
-        seed: u64,
-        at: (&str, u64, &str),
-        what: &'static str,
-        run: &Result,
-    ) {
-        let (step, nth, side) = at;
+    /// Adds a try of a turn, and says what it came to.
+    pub fn add(&mut self, kind: &str, (turn, attempt): (u64, u64), aim: &Aim, run: &Result) {
+        let Aim {
+            step: (step, nth),
+            side,
+            what,
+        } = *aim;
         println!(
-            "{kind} {seed}: {what} at {step} {nth}, {side}: {}{}; {}",
+            "{kind} {turn}.{attempt}: {what} at {step} {nth}, {side}: {}{}; {}",
             if run.fired { "" } else { "did not happen, " },
             run.ended,
             if run.wrong.is_empty() {

@@ -216,6 +216,41 @@ fn a_replaced_log_loses_nothing() {
 }
 
 #[test]
+fn the_log_is_a_source_of_dirty_pages() {
+    use crate::dirty::{DirtyError, DirtySource};
+    use std::sync::{Arc, Mutex};
+    let (peer, frontend, _memory, _events) = running(Manner::default());
+    let frontend = Arc::new(Mutex::new(frontend));
+    let mut source = LogSource::new(Arc::clone(&frontend));
+    let mark = |page: u64| {
+        let frontend = frontend.lock().unwrap();
+        let log = frontend.log.as_ref().unwrap();
+        log.file.write_all_at(&[1 << (page % 8)], page / 8).unwrap();
+    };
+    let all = 0..0x20_0000;
+    let mut dirty = DirtySet::new(0x200);
+    let early = source.report(all.clone(), &mut dirty);
+    assert!(matches!(early, Err(DirtyError::NotStarted)));
+    assert_eq!(source.start(&[all.clone()], 1 << 16).unwrap(), 4096);
+    mark(0x105);
+    mark(0x1a6);
+    // Outside of what is asked for it stays, and what is put back comes again.
+    source.report(0x10_0000..0x11_0000, &mut dirty).unwrap();
+    assert_eq!(dirty.iter().collect::<Vec<_>>(), [0x105]);
+    source.put_back(&dirty).unwrap();
+    dirty.clear();
+    source.report(all.clone(), &mut dirty).unwrap();
+    assert_eq!(dirty.iter().collect::<Vec<_>>(), [0x105, 0x1a6]);
+    dirty.clear();
+    source.report(all, &mut dirty).unwrap();
+    assert!(dirty.is_empty());
+    source.stop().unwrap();
+    assert!(!frontend.lock().unwrap().is_logging());
+    drop((source, frontend));
+    drop(peer.requests());
+}
+
+#[test]
 fn a_backend_without_a_log_is_named() {
     let manner = Manner {
         protocol: PROTOCOL & !2,

@@ -23,6 +23,7 @@ mod tests;
 mod tls;
 mod wire;
 
+pub use crate::tls::TlsError;
 pub use client::{AgentRemote, Agents, ClientError};
 pub use config::{
     Abilities, DeviceConfig, END_MAX, MANAGERS_MAX, Mode, NAME_MAX, RANGES_MAX, Tracking, Unfit,
@@ -33,5 +34,5 @@ pub use host::{Caller, Host, HostError};
 pub use journal::{Journal, JournalError};
 pub use openapi::document;
 pub use server::{Limits, Server, ServerError, Stop};
-pub use tls::{Identity, TlsError};
+pub use tls::Identity;
 pub use wire::Status;

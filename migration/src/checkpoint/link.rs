@@ -6,9 +6,10 @@
 //! [`Line::close`], for which a completed failover must be shown.
 
 use super::failover::{Begun, Failover, FailoverError, State};
+use crate::stream::{Connection, GatherWrite};
+use driver::memory::DmaMemory;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -42,6 +43,16 @@ macro_rules! sockets {
     )*};
 }
 sockets! { UnixStream TcpStream }
+
+impl HangUp for Connection {
+    fn hang_up(&self) {
+        Connection::hang_up(self);
+    }
+
+    fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+        self.set_timeout(patience)
+    }
+}
 
 /// One end of a pair's connection.
 #[derive(Debug)]
@@ -95,9 +106,17 @@ where
     }
 }
 
-impl<S: AsFd> AsFd for Line<S> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+impl<S> GatherWrite for Line<S>
+where
+    for<'a> &'a S: GatherWrite,
+{
+    fn write_gathered(
+        &mut self,
+        head: &[u8],
+        memory: &DmaMemory,
+        ranges: &[(u64, usize)],
+    ) -> io::Result<()> {
+        (&*self.0).write_gathered(head, memory, ranges)
     }
 }
 

@@ -6,13 +6,13 @@ use super::guest::Protected;
 use super::link::{HangUp, Line, Switch};
 use super::message::{Kind, Message, Side};
 use crate::guest::NamedSource;
+use crate::stream::GatherWrite;
 use crate::stream::epoch::{self, EpochWriter};
 use driver::dirty::{DirtyError, DirtySet, PAGE_SIZE};
 use driver::memory::DmaMemory;
 use serde::Serialize;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// Rounds of the first copy in which the guest runs.
@@ -79,8 +79,8 @@ pub struct Survived {
 
 impl<'g, S, G> Primary<'g, S, G>
 where
-    S: HangUp + AsFd + 'static,
-    for<'a> &'a S: Read + Write,
+    S: HangUp + 'static,
+    for<'a> &'a S: Read + GatherWrite,
     G: Protected + ?Sized,
 {
     /// Copies the running guest to a secondary for the first time. From here on its output is held.

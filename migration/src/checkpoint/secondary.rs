@@ -7,11 +7,11 @@ use super::link::{HangUp, Line, Switch};
 use super::message::{Kind, Message, Side};
 use crate::error::GuestError;
 use crate::guest::DeviceRecord;
+use crate::stream::GatherWrite;
 use crate::stream::epoch::{EpochReader, Part};
 use driver::dirty::{DirtySet, PAGE_SIZE};
 use driver::memory::DmaMemory;
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::io::Read;
 use std::time::Duration;
 
 const PAGE_BYTES: usize = 4096;
@@ -102,8 +102,8 @@ pub struct Secondary<'g, S, G: ?Sized> {
 
 impl<'g, S, G> Secondary<'g, S, G>
 where
-    S: HangUp + AsFd + 'static,
-    for<'a> &'a S: Read + Write,
+    S: HangUp + 'static,
+    for<'a> &'a S: Read + GatherWrite,
     G: Standby + ?Sized,
 {
     /// Takes a guest for the first time. The primary may take `patience` for each thing that is due;

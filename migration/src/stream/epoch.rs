@@ -7,18 +7,18 @@ use super::intake::Intake;
 use super::libxl::Emulator;
 use super::outgoing::Outgoing;
 use super::reader::{Format, Item, Reader};
+use super::vectored::GatherWrite;
 use super::writer::{Writer, Written};
 use super::{Order, libxc, libxl};
 use crate::guest::DeviceRecord;
 use driver::memory::DmaMemory;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Read};
 
 /// Writes the stream of a pair.
 #[derive(Debug)]
 pub struct EpochWriter<W>(Outgoing<W>);
 
-impl<W: Write + AsFd> EpochWriter<W> {
+impl<W: GatherWrite> EpochWriter<W> {
     /// A stream that starts here.
     pub fn new(to: W) -> Self {
         Self(Outgoing::new(to))

@@ -52,11 +52,11 @@ impl Header {
         let mut fields = Fields::new(&bytes);
         let ident = fields.bytes().map(u64::from_be_bytes)?;
         if ident != IDENT {
-            return Err(Bad::new(
-                0,
-                format!("the ident {IDENT:#x}"),
-                format!("{ident:#x}"),
-            ));
+            let bad = Bad::new(0, format!("the ident {IDENT:#x}"), format!("{ident:#x}"));
+            return Err(match crate::tls::is_tls(&bytes) {
+                true => bad.advising(crate::tls::TLS_CAME),
+                false => bad,
+            });
         }
         let version = fields.bytes().map(u32::from_be_bytes)?;
         if version != VERSION {

@@ -6,13 +6,14 @@ use super::intake::Intake;
 use super::outgoing::Outgoing;
 use super::reader::{Format, Reader};
 use super::session::{Message, REFUSAL_MAX, bits, of_bits};
+use super::vectored::{GatherWrite, ScatterRead};
 use super::{Answer, BATCH_PAGES, DestinationStream, Order, SourceStream};
 use crate::error::{GuestError, MigrationError};
 use crate::guest::DeviceRecord;
+use crate::tls::{TLS_CAME, is_tls};
 use driver::memory::DmaMemory;
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io;
 use std::time::{Duration, Instant};
 
 /// Bytes that a plain copy hands to the kernel at a time: where a socket's throughput peaks.
@@ -31,7 +32,7 @@ pub struct Source<S> {
     unchanged: Vec<u64>,
 }
 
-impl<S: Read + Write + AsFd> Source<S> {
+impl<S: ScatterRead + GatherWrite> Source<S> {
     /// Over a connected socket.
     pub fn new(socket: S) -> Self {
         Self {
@@ -73,11 +74,28 @@ impl<S: Read + Write + AsFd> Source<S> {
         vanished(doing, error)
     }
 
+    /// The head of a message. An end that wants TLS answers with fewer bytes than a head has.
+    fn head(&mut self) -> io::Result<[u8; HEAD_BYTES]> {
+        let mut head = [0; HEAD_BYTES];
+        let mut got = 0;
+        while let Some(rest) = head.get_mut(got..).filter(|rest| !rest.is_empty()) {
+            match self.socket().read(rest) {
+                Ok(0) if is_tls(head.get(..got).unwrap_or_default()) => {
+                    let why = format!("expected an answer, got TLS's: {TLS_CAME}");
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                }
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => got += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(head)
+    }
+
     /// The next message from the destination, refusals excepted.
     fn message(&mut self, doing: &str) -> Result<(Message, Vec<u8>), MigrationError> {
-        let mut head = [0; HEAD_BYTES];
-        let done = self.socket().read_exact(&mut head);
-        done.map_err(|error| vanished(doing, error))?;
+        let head = self.head().map_err(|error| vanished(doing, error))?;
         let head = Head::from_bytes(head);
         let message = Message::of(head).filter(|message| fits(*message, head));
         let Some(message) = message else {
@@ -127,7 +145,7 @@ impl<S: Read + Write + AsFd> Source<S> {
             let mut at = 0;
             while at < window.len() {
                 let len = usize::try_from(window.len() - at).map_or(CHUNK, |left| left.min(CHUNK));
-                window.write_all_to(self.socket().as_fd(), &[], &[(at, len)])?;
+                self.socket().write_gathered(&[], window, &[(at, len)])?;
                 at += widen(len);
             }
         }
@@ -156,7 +174,7 @@ fn unexpected(doing: &str, expected: &str, got: impl Into<String>) -> MigrationE
     }
 }
 
-impl<S: Read + Write + AsFd> SourceStream for Source<S> {
+impl<S: ScatterRead + GatherWrite> SourceStream for Source<S> {
     fn open(&mut self, description: &[u8]) -> Result<(), MigrationError> {
         let doing = "opening the stream";
         let sent = self.out.open(description);
@@ -259,7 +277,7 @@ pub struct Destination<S> {
     pages: Vec<u64>,
 }
 
-impl<S: Read + Write + AsFd> Destination<S> {
+impl<S: ScatterRead + GatherWrite> Destination<S> {
     /// Over a connected socket.
     pub fn new(socket: S) -> Self {
         Self {
@@ -332,7 +350,7 @@ fn of_peer(error: StreamError) -> MigrationError {
     gone(&doing)(source)
 }
 
-impl<S: Read + Write + AsFd> DestinationStream for Destination<S> {
+impl<S: ScatterRead + GatherWrite> DestinationStream for Destination<S> {
     fn next(&mut self) -> Result<Order, MigrationError> {
         if self.plain_left != 0 {
             let got = format!("{} bytes left", self.plain_left);
@@ -380,8 +398,12 @@ impl<S: Read + Write + AsFd> DestinationStream for Destination<S> {
         }
         let len: u64 = ranges.iter().map(|(_, len)| widen(*len)).sum();
         self.plain_left = self.plain_left.saturating_sub(len);
-        let done = memory.read_exact_from(self.reader.get_ref().as_fd(), ranges);
-        done.map_err(gone("sending plain bytes"))
+        match self.reader.get_mut().read_scattered(memory, ranges) {
+            Ok(count) if widen(count) == len => Ok(()),
+            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) => Err(error),
+        }
+        .map_err(gone("sending plain bytes"))
     }
 
     fn fault(&self, expected: String, got: String) -> MigrationError {

@@ -26,6 +26,7 @@ pub mod pages;
 pub mod parallel;
 pub mod reader;
 mod session;
+mod vectored;
 pub mod writer;
 
 pub use connection::Connection;
@@ -33,6 +34,7 @@ pub use context::{Context, SectionKind};
 pub use framing::{Layer, Malformed, StreamError};
 pub use pages::BATCH_PAGES;
 pub use reader::{Format, Item, Reader};
+pub use vectored::{GatherWrite, ScatterRead};
 pub use writer::Writer;
 
 use crate::error::MigrationError;

@@ -3,12 +3,12 @@
 use super::context::Context;
 use super::libxl::Emulator;
 use super::pages::{Entry, PageType};
+use super::vectored::GatherWrite;
 use super::writer::{Writer, Written};
 use super::{libxc, libxl};
 use crate::guest::DeviceRecord;
 use driver::memory::DmaMemory;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 
 /// Key of the guest's own option: its description, which is for the destination.
 pub(super) const GUEST_KEY: &str = "guest";
@@ -109,7 +109,7 @@ impl<W: Write> Outgoing<W> {
     }
 }
 
-impl<W: Write + AsFd> Outgoing<W> {
+impl<W: GatherWrite> Outgoing<W> {
     /// One record of as many of the pages as it takes.
     pub(super) fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> io::Result<Written> {
         self.begin_image()?;

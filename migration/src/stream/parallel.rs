@@ -10,13 +10,14 @@ use super::connection::Connection;
 use super::framing::{HEAD_BYTES, Head};
 use super::live::{Destination, Source};
 use super::session::Message;
+use super::vectored::{GatherWrite, ScatterRead};
 use super::{DestinationStream, SourceStream};
 use crate::error::MigrationError;
 use crate::guest::DeviceRecord;
 use crate::receive::Lanes;
+use crate::tls::{TLS_CAME, is_tls};
 use driver::memory::DmaMemory;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Read};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -47,7 +48,7 @@ fn count_of(sockets: usize) -> Result<u32, MigrationError> {
         })
 }
 
-impl<S: Read + Write + AsFd + Send> Parallel<S> {
+impl<S: ScatterRead + GatherWrite + Send> Parallel<S> {
     /// Joins connections to the same destination; the first is the stream's.
     ///
     /// # Errors
@@ -127,7 +128,7 @@ fn parts(pages: &[u64], connections: usize) -> Vec<&[u64]> {
     pages.chunks(each).collect()
 }
 
-impl<S: Read + Write + AsFd + Send> SourceStream for Parallel<S> {
+impl<S: ScatterRead + GatherWrite + Send> SourceStream for Parallel<S> {
     fn open(&mut self, description: &[u8]) -> Result<(), MigrationError> {
         self.main.open(description)?;
         for number in 0..self.lanes.len() {
@@ -239,10 +240,13 @@ fn read_join(socket: &mut Connection) -> Result<(Uuid, u32, u32), MigrationError
     let (head, body) = bytes.split_at(HEAD_BYTES);
     let head: [u8; HEAD_BYTES] = head.try_into().unwrap_or_default();
     if Message::of(Head::from_bytes(head)) != Some(Message::Join) {
-        let why = format!(
-            "expected JOIN, got {head:02x?}: the source sends over one connection; start both \
-             sides with the same --connections"
-        );
+        let advice = match is_tls(&head) {
+            true => TLS_CAME,
+            false => {
+                "the source sends over one connection; start both sides with the same --connections"
+            }
+        };
+        let why = format!("expected JOIN, got {head:02x?}: {advice}");
         let error = io::Error::new(io::ErrorKind::InvalidData, why);
         return Err(failed("joining connections")(error));
     }

@@ -6,10 +6,10 @@
 use super::framing::{Bad, HEAD_BYTES, Head, Layer, RECORD_MAX, StreamError, widen};
 use super::order::{Order, unknown};
 use super::pages::{self, COUNT_BYTES, Entry};
+use super::vectored::ScatterRead;
 use super::{libxc, libxl};
 use driver::memory::DmaMemory;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
 
 /// How a stream starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -344,7 +344,7 @@ impl<R: Read> Reader<R> {
     }
 }
 
-impl<R: Read + AsFd> Reader<R> {
+impl<R: ScatterRead> Reader<R> {
     /// Takes data of the last record of pages straight into ranges (offset, length) of memory.
     ///
     /// # Errors
@@ -356,12 +356,15 @@ impl<R: Read + AsFd> Reader<R> {
     ) -> Result<(), StreamError> {
         let len = ranges.iter().map(|(_, len)| widen(*len)).sum();
         self.claim(len)?;
-        match memory.read_exact_from(self.from.as_fd(), ranges) {
-            Ok(()) => {
-                self.at += len;
-                Ok(())
+        match self.from.read_scattered(memory, ranges) {
+            Ok(count) => {
+                let came = widen(count);
+                self.at += came;
+                match len.checked_sub(came) {
+                    None | Some(0) => Ok(()),
+                    Some(missing) => Err(self.cut(missing)),
+                }
             }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.cut(len)),
             Err(error) => Err(self.broken(error)),
         }
     }

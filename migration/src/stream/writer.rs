@@ -2,11 +2,11 @@
 
 use super::framing::{Head, Layer, RECORD_MAX, widen};
 use super::pages::{BATCH_PAGES, Entry};
+use super::vectored::GatherWrite;
 use super::{libxc, libxl};
 use driver::dirty::PAGE_SIZE;
 use driver::memory::DmaMemory;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 
 /// Bytes of a page, as slices count.
 const PAGE_BYTES: usize = 4096;
@@ -145,7 +145,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-impl<W: Write + AsFd> Writer<W> {
+impl<W: GatherWrite> Writer<W> {
     /// Writes one record of as many of the pages, given by number and ascending, as it takes, with
     /// one `writev`; the kernel reads the memory itself.
     ///
@@ -165,7 +165,7 @@ impl<W: Write + AsFd> Writer<W> {
             .map(|pfn| Entry::normal(*pfn))
             .collect();
         let head = page_head(&entries, count * PAGE_BYTES);
-        window.write_all_to(self.to.as_fd(), &head, &runs)?;
+        self.to.write_gathered(&head, window, &runs)?;
         let bytes = widen(head.len() + count * PAGE_BYTES);
         self.written += bytes;
         Ok(Written {

@@ -1,5 +1,5 @@
 //! The part in which one thing goes wrong in each of many moves and checkpointed pairs: a process is
-//! killed, a connection spoiled, a disk full, at a step that a seed chooses.
+//! killed, a connection spoiled, a disk full, at each step in turn.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
