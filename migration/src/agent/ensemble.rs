@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! track    lock all; here: tracked       there: held for a guest that arrives
-//! switch            here: suspended      there: may go on
-//! resume            here: running again  there: held
+//! switch            here: suspended      there: may go on, if the guest moves
+//! resume            here: running again  there: apart, if it was to move; or held as before
 //! end               as it was before, unless the guest has left; release all
 //! ```
 //!
@@ -123,6 +123,8 @@ pub struct Ensemble {
     held: Held,
     /// Some may be other than they were.
     changed: bool,
+    /// Those there, once they have nothing to do with those here any more.
+    there_held: Held,
     steps: BTreeMap<Step, Taken>,
 }
 
@@ -131,6 +133,16 @@ enum Held {
     Nothing,
     Staged(LockedSet<DeviceConfig, Staged>),
     Applied(LockedSet<DeviceConfig, Applied>),
+}
+
+impl Held {
+    fn release(self) -> Option<Report> {
+        match self {
+            Self::Nothing => None,
+            Self::Staged(set) => Some(set.release()),
+            Self::Applied(set) => Some(set.release()),
+        }
+    }
 }
 
 impl Ensemble {
@@ -158,6 +170,7 @@ impl Ensemble {
             tracking: None,
             held: Held::Nothing,
             changed: false,
+            there_held: Held::Nothing,
             steps: BTreeMap::new(),
         }
     }
@@ -231,11 +244,15 @@ impl Ensemble {
         }
     }
 
-    /// Lets those here go on, tracked, and holds those there.
+    /// Lets those here go on, tracked. A guest that was to move stays here then, and those there, who may
+    /// be gone with the room for it, have no part in that any more; a standby's are held as before.
     ///
     /// # Errors
     /// [`EnsembleError`]; the locks are gone, and those here may be of two minds.
     pub fn resume(&mut self) -> Result<(), EnsembleError> {
+        if self.moves {
+            self.part();
+        }
         let staged = self.stage(Step::Resume, |this, name| this.config(name, false))?;
         self.apply(Step::Resume, staged)
     }
@@ -249,19 +266,42 @@ impl Ensemble {
         let mut done = Ok(());
         if end == End::Stays && self.holds() {
             let was = |this: &Self, name: &str| this.before.get(name).cloned().unwrap_or_default();
+            if self.moves {
+                self.part();
+            }
             done = self
                 .stage(Step::Restore, was)
                 .and_then(|staged| self.apply(Step::Restore, staged));
             self.changed &= done.is_err();
         }
-        let report = match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Nothing => return done,
-            Held::Staged(set) => set.release(),
-            Held::Applied(set) => set.release(),
-        };
-        let cause = None;
-        self.steps.insert(Step::Release, Taken { cause, report });
+        let released = [&mut self.held, &mut self.there_held]
+            .map(|held| std::mem::replace(held, Held::Nothing).release());
+        let report = released.into_iter().flatten().reduce(Report::and);
+        if let Some(report) = report {
+            let cause = None;
+            self.steps.insert(Step::Release, Taken { cause, report });
+        }
         done
+    }
+
+    /// What becomes of those there has nothing to do with those here any more.
+    fn part(&mut self) {
+        let here: Vec<String> = self.here.iter().map(Place::to_string).collect();
+        let keep = |name: &str| here.iter().any(|here| here == name);
+        if !matches!(self.there_held, Held::Nothing) {
+            return;
+        }
+        (self.held, self.there_held) = match std::mem::replace(&mut self.held, Held::Nothing) {
+            Held::Nothing => (Held::Nothing, Held::Nothing),
+            Held::Staged(set) => {
+                let (here, there) = set.part(keep);
+                (Held::Staged(here), Held::Staged(there))
+            }
+            Held::Applied(set) => {
+                let (here, there) = set.part(keep);
+                (Held::Applied(here), Held::Applied(there))
+            }
+        };
     }
 
     fn remotes(&self) -> Result<Remotes<DeviceConfig>, Selection> {
