@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
-use vm::{Hosted, Target};
+use vm::{Hosted, SeatedGuest, Target};
 
 /// What `tidemark agent` takes.
 #[derive(Args, Debug)]
@@ -29,8 +29,8 @@ pub struct AgentArgs {
     listen: Option<String>,
     #[command(flatten)]
     identity: IdentityArgs,
-    /// A device to answer for: NAME=emulated, NAME=vfio-user:PATH or NAME=vfio:0000:03:00.0; several
-    /// times
+    /// A device to answer for: NAME=emulated, NAME=vfio-user:PATH, NAME=vfio:0000:03:00.0, or that of a
+    /// guest that another program runs, NAME=guest:PATH by the program's --control; several times
     #[arg(long, value_name = "NAME=TARGET", required = true)]
     device: Vec<Named>,
     /// Folder where locks and configurations are kept, which no other agent may use
@@ -39,6 +39,9 @@ pub struct AgentArgs {
     /// How long a manager that holds a lock may be silent, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
     lease: u64,
+    /// Ends when the standard input does, as with whoever started it
+    #[arg(long)]
+    until_eof: bool,
     /// Connections at a time
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
@@ -73,7 +76,16 @@ impl IdentityArgs {
 #[derive(Clone, Debug)]
 struct Named {
     name: String,
-    target: Target,
+    behind: Behind,
+}
+
+/// Who drives a device.
+#[derive(Clone, Debug)]
+enum Behind {
+    /// The agent.
+    Agent(Target),
+    /// Whoever runs the guest that has it, and answers on this socket.
+    Guest(PathBuf),
 }
 
 impl FromStr for Named {
@@ -85,7 +97,10 @@ impl FromStr for Named {
             .ok_or_else(|| format!("expected NAME=TARGET, got '{text}'"))?;
         Ok(Self {
             name: name.to_owned(),
-            target: target.parse()?,
+            behind: match target.strip_prefix("guest:") {
+                Some(path) if !path.is_empty() => Behind::Guest(path.into()),
+                _ => Behind::Agent(target.parse()?),
+            },
         })
     }
 }
@@ -98,10 +113,17 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
     };
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
     let mut devices = Vec::new();
-    for Named { name, target } in &args.device {
-        let device = Hosted::open(target)
-            .map_err(|why| Unreachable(format!("device '{name}' ({target}): {why}")))?;
-        devices.push((name.clone(), Box::new(device) as Box<dyn Managed>));
+    for Named { name, behind } in &args.device {
+        let device: Box<dyn Managed> = match behind {
+            Behind::Agent(target) => {
+                let opened = Hosted::open(target);
+                let device = opened
+                    .map_err(|why| Unreachable(format!("device '{name}' ({target}): {why}")))?;
+                Box::new(device)
+            }
+            Behind::Guest(path) => Box::new(SeatedGuest::new(path.clone())),
+        };
+        devices.push((name.clone(), device));
     }
     let lease = Duration::from_millis(args.lease);
     let host = Host::open(devices, &args.state, lease)?;
@@ -124,6 +146,15 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
             stop.stop();
         }
     });
+    if args.until_eof {
+        let stop = server.stopper();
+        thread::spawn(move || {
+            // Broken off or at its end: whoever held the other one is gone.
+            let ended = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            tracing::debug!(?ended, "the input");
+            stop.stop();
+        });
+    }
     let mut out = std::io::stdout();
     writeln!(out, "listening on {endpoint}")?;
     out.flush()?;

@@ -351,6 +351,8 @@ pub struct MigrateArgs {
     pub to: Option<Target>,
     #[command(flatten)]
     pub connection: ConnectionArgs,
+    #[command(flatten)]
+    pub agents: crate::ensemble::AgentsArgs,
     /// Folder where both sides leave their evidence, kept. Default: a temporary one.
     #[arg(long, value_name = "DIR")]
     pub evidence: Option<PathBuf>,
@@ -405,6 +407,10 @@ pub struct ReceiveArgs {
     /// Disk of a device, for each device one: the same as the source's.
     #[arg(long, value_name = "FILE", required = true)]
     pub disk: Vec<PathBuf>,
+    /// Folder for a socket for each device, 0.sock and on, by which its agent reaches it (guest:PATH):
+    /// the guest goes on only if no agent holds its place then.
+    #[arg(long, value_name = "DIR")]
+    pub control: Option<PathBuf>,
     /// Folder for evidence: the same as the source's.
     #[arg(long, value_name = "DIR")]
     pub evidence: Option<PathBuf>,

@@ -1,12 +1,15 @@
 //! `tidemark checkpoint primary` and `tidemark checkpoint secondary`.
 
 use crate::args::{Target, TlsArgs};
+use crate::conducted::Figures;
+use crate::ensemble::{self, AgentsArgs, Crew};
 use crate::exit::{Failed, Unreachable, Usage};
 use crate::receive::LISTENING;
 use crate::size;
 use crate::store::{Keeper, Places};
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
+use migration::agent::{End, Mode};
 use migration::checkpoint::{
     Comparison, EpochReport, FailoverError, Line, Primary, Reporter, Secondary, Switch, Witness,
 };
@@ -15,7 +18,7 @@ use migration::stream::Connection;
 use migration::transport::{self, Listener, Terms};
 use serde_json::json;
 use std::io::{BufRead, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vm::guest::{EmulatedGuest, Pattern, Shape};
@@ -53,9 +56,10 @@ pub enum OnLoss {
 /// What both sides have in common.
 #[derive(Debug, Args)]
 pub struct PairArgs {
-    /// Disk of the guest. Both sides name the same file, or two that are the same at the start.
-    #[arg(long, value_name = "FILE")]
-    disk: PathBuf,
+    /// Disk of the guest, for each of its devices one. Both sides name the same files, or ones that are
+    /// the same at the start.
+    #[arg(long, value_name = "FILE", required = true)]
+    disk: Vec<PathBuf>,
     /// Bytes of writes held at most while the guest runs.
     #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = size::parse)]
     hold: u64,
@@ -108,9 +112,11 @@ pub struct PrimaryArgs {
     /// Seed of everything random.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Overwrites the disk even if it holds something else than an earlier run's blocks.
+    /// Overwrites a disk even if it holds something else than an earlier run's blocks.
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    agents: AgentsArgs,
     #[command(flatten)]
     pair: PairArgs,
 }
@@ -123,7 +129,11 @@ pub struct SecondaryArgs {
     /// Most memory that a guest may have.
     #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size::parse)]
     memory_max: u64,
-    /// Formats the disk as the primary's is at its start, for a disk of its own.
+    /// Folder for a socket for each device, 0.sock and on, by which its agent reaches it (guest:PATH):
+    /// the primary's manager holds them there, until the guest is taken over.
+    #[arg(long, value_name = "DIR")]
+    control: Option<PathBuf>,
+    /// Formats the disks as the primary's are at their start, for disks of its own.
     #[arg(long)]
     format: bool,
     /// Runs the guest's copy between checkpoints, and undoes what it did at each.
@@ -167,16 +177,19 @@ fn nowhere(target: &Target) -> Usage {
 fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
     let pair = &args.pair;
     let blocks = blocks_of(&pair.disk)?;
-    if !args.overwrite && !evidence::is_ours(&pair.disk)? {
-        return Err(Usage(format!(
-            "the disk {} holds something; pass --overwrite to lose it",
-            pair.disk.display()
-        ))
-        .into());
+    for disk in &pair.disk {
+        if !args.overwrite && !evidence::is_ours(disk)? {
+            return Err(Usage(format!(
+                "the disk {} holds something; pass --overwrite to lose it",
+                disk.display()
+            ))
+            .into());
+        }
     }
+    let devices = u16::try_from(pair.disk.len());
     let shape = Shape {
         memory: args.memory,
-        devices: 1,
+        devices: devices.map_err(|_| Usage("--disk: too many of them".to_owned()))?,
         queues: 2,
         queue_size: 256,
         // What a CPU with more than one request in flight does next depends on which is done first,
@@ -192,8 +205,14 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
         packed: false,
     };
     vm::guest::Layout::new(&shape)?;
-    evidence::format_disk(&pair.disk, 0, blocks)?;
+    format(&pair.disk, blocks)?;
+    let folder = tempfile::tempdir().context("making a temporary folder")?;
+    let mut crew = Crew::prepare(&args.agents, pair.disk.len(), Ok(()), folder.path())?;
     let mut guest = EmulatedGuest::boot(&shape, &hosting(pair, "primary"))?;
+    if let Some(crew) = &mut crew {
+        guest.seat(&crew.seats);
+        guest.conduct(crew.conduct(&args.agents, false, false, Mode::Bitmap)?);
+    }
     let pairing = protect(&mut guest, &args.to, pair.compare.as_ref(), pair)?;
     finish(&mut guest, pair, "primary", &pairing)
 }
@@ -257,6 +276,8 @@ fn protect(
     let (mut primary, first) = match paired {
         Ok(paired) => paired,
         Err((error, alone)) => {
+            let ended = guest.end_conduct(End::Stays);
+            tracing::debug!(?ended, "agents");
             end(guest, pair)?;
             return Err(Failed(format!(
                 "no pair: {error}; the guest was never protected; it completed {} requests alone \
@@ -285,7 +306,10 @@ fn protect(
     });
     eprintln!("checkpoints ended: {ended}");
     decide(&switch, pair.on_loss);
-    let survived = primary.survive().context("going on alone")?;
+    let mut survived = primary.survive().context("going on alone")?;
+    survived
+        .aftermath
+        .extend(guest.end_conduct(End::Stays).err());
     for trouble in &survived.aftermath {
         eprintln!("tidemark: {trouble}");
     }
@@ -323,8 +347,12 @@ fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
     let pair = &args.pair;
     let blocks = blocks_of(&pair.disk)?;
     if args.format {
-        evidence::format_disk(&pair.disk, 0, blocks)?;
+        format(&pair.disk, blocks)?;
     }
+    let seats = match &args.control {
+        Some(folder) => ensemble::seats(folder, pair.disk.len())?,
+        None => Vec::new(),
+    };
     let listener = listen(&args.listen, pair)?;
     let comparing = match &pair.compare {
         Some(target) => Some((listen(target, pair)?, target)),
@@ -335,7 +363,7 @@ fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
     out.flush()?;
     let (line, switch) = Line::new(accept(listener, &args.listen, pair)?);
     let runs = args.run_copy || comparing.is_some();
-    let mut backup = Backup::new(hosting(pair, "secondary"), args.memory_max, runs);
+    let mut backup = Backup::new(hosting(pair, "secondary"), args.memory_max, runs).seated(seats);
     let mut reporter = None;
     if let Some((listener, target)) = comparing {
         let telling = report(accept(listener, target, pair)?)?;
@@ -408,18 +436,30 @@ fn secondary(args: &SecondaryArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn blocks_of(disk: &Path) -> Result<u64, Usage> {
-    let known = std::fs::metadata(disk)
-        .map_err(|error| Usage(format!("cannot open the disk {}: {error}", disk.display())))?;
-    if !known.is_file() {
-        return Err(Usage(format!("the disk {} is not a file", disk.display())));
+/// Blocks of each disk: as many as the smallest has.
+fn blocks_of(disks: &[PathBuf]) -> Result<u64, Usage> {
+    let mut blocks = u64::MAX;
+    for disk in disks {
+        let known = std::fs::metadata(disk)
+            .map_err(|error| Usage(format!("cannot open the disk {}: {error}", disk.display())))?;
+        if !known.is_file() {
+            return Err(Usage(format!("the disk {} is not a file", disk.display())));
+        }
+        blocks = blocks.min(known.len() / BLOCK);
     }
-    Ok(known.len() / BLOCK)
+    Ok(blocks)
+}
+
+fn format(disks: &[PathBuf], blocks: u64) -> anyhow::Result<()> {
+    for (number, disk) in (0..).zip(disks) {
+        evidence::format_disk(disk, number, blocks)?;
+    }
+    Ok(())
 }
 
 fn hosting(pair: &PairArgs, side: &str) -> Hosting {
     Hosting {
-        disks: vec![pair.disk.clone()],
+        disks: pair.disk.clone(),
         evidence: pair.evidence.clone(),
         side: side.to_owned(),
         limits: Limits::default(),
@@ -456,13 +496,18 @@ fn finish(
     };
     let (p50, p99) = (at(50).unwrap_or(0), at(99).unwrap_or(0));
     let requests = guest.progress().completed;
+    let conducted = guest.ensemble().map(Figures::of);
     if pair.json {
         let object = json!({
+            "agents": conducted.as_ref().map(Figures::object),
             "side": side, "checkpoints": pauses.len(), "pause_p50_ns": p50, "pause_p99_ns": p99,
             "requests": requests, "drained": true, "epochs": epochs, "compared": compared,
         });
         println!("{object}");
     } else {
+        if let Some(conducted) = conducted {
+            print!("{conducted}");
+        }
         println!(
             "{} checkpoints; the guest paused {} µs (median), {} µs (99 %); it completed {requests} \
              requests here and was stopped",

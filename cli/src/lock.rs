@@ -8,7 +8,7 @@ use migration::agent::{Agents, ClientError, DeviceConfig, Mode, Place, Status, T
 use migration::lock::{Claimant, Failure, LockedSet, Progress, Remote, Remotes, Report, Terms};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What `tidemark lock` does.
 #[derive(Debug, Subcommand)]
@@ -84,6 +84,12 @@ pub struct SetArgs {
     /// Suspends the devices
     #[arg(long)]
     suspend: bool,
+    /// Keeps the locks until the standard input ends
+    #[arg(long)]
+    hold: bool,
+    /// How long other managers are waited for, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(..=3_600_000))]
+    wait: u64,
     /// Who may migrate the devices from now on; several times. Default: everyone
     #[arg(long, value_name = "NAME")]
     manager: Vec<String>,
@@ -177,10 +183,17 @@ fn set(args: &SetArgs) -> anyhow::Result<()> {
     let remote = |place: &Place| Arc::new(agents.remote(place.clone())) as Arc<dyn Remote<_>>;
     let remotes = Remotes::new(args.places.iter().map(remote).collect())?;
     let begin = Instant::now();
-    let done = LockedSet::lock(remotes, Terms::new(&args.ask.who))
+    let mut terms = Terms::new(&args.ask.who);
+    terms.limits.lock = Duration::from_millis(args.wait);
+    let done = LockedSet::lock(remotes, terms)
         .and_then(|set| set.for_each(|_| Ok(config.clone())))
         .and_then(LockedSet::apply)
-        .map(LockedSet::release);
+        .map(|set| {
+            if args.hold {
+                hold();
+            }
+            set.release()
+        });
     let took = begin.elapsed();
     let (report, failure) = match done {
         Ok(report) => (report, None),
@@ -201,12 +214,16 @@ fn set(args: &SetArgs) -> anyhow::Result<()> {
     }
 }
 
+/// Says that all are held, and waits for the end of the input.
+fn hold() {
+    println!("held until the input ends");
+    // Broken off or at its end: whoever held the other one is gone.
+    let ended = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    tracing::debug!(?ended, "the input");
+}
+
 /// A report for machines.
-fn object(
-    report: &Report,
-    failure: Option<String>,
-    took: std::time::Duration,
-) -> serde_json::Value {
+fn object(report: &Report, failure: Option<String>, took: Duration) -> serde_json::Value {
     let rows = report.rows.iter().map(|row| {
         let error = row.outcome.as_ref().err().map(ToString::to_string);
         serde_json::json!({

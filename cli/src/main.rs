@@ -5,9 +5,11 @@
 mod agent;
 mod args;
 mod checkpoint;
+mod conducted;
 mod conform;
 mod device;
 mod disk;
+mod ensemble;
 mod exercise;
 mod exit;
 mod journal;

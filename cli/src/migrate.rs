@@ -1,12 +1,17 @@
 //! `tidemark migrate`.
 
-use crate::args::{MigrateArgs, PolicyArg, ProgressArg, RingArg, StateArg, Target, UnconvergedArg};
+use crate::args::{
+    MigrateArgs, PolicyArg, ProgressArg, RingArg, StateArg, Target, TrackerArg, UnconvergedArg,
+};
+use crate::conducted;
+use crate::ensemble::Crew;
 use crate::exit::{Failed, Unreachable, Usage};
 use crate::progress::{Bars, Events};
 use crate::receive::LISTENING;
 use crate::summary;
 use anyhow::Context;
 use migration::Cancel;
+use migration::agent::Mode;
 use migration::observe::{Observer, Silent};
 use migration::pace::{Bandwidth, SystemClock};
 use migration::policy::{DowntimeLimit, Policy, Rounds, Unconverged, XenDefault};
@@ -73,6 +78,7 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
         evidence::format_disk(disk, number, blocks)?;
     }
 
+    let mut crew = Crew::prepare(&args.agents, disks.len(), conductible(args), folder.path())?;
     let mut destination = None;
     let way = match &args.to {
         Some(Target::File(path)) => Way::File(path.clone()),
@@ -83,7 +89,8 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
         Some(target) => Way::Sockets(reach(target, args)?),
         None => {
             let path = folder.path().join("socket");
-            let spawned = Destination::spawn(&path, args, &disks, &evidence_folder)?;
+            let control = crew.as_ref().and_then(Crew::control_there);
+            let spawned = Destination::spawn(&path, args, &disks, &evidence_folder, control)?;
             destination = Some(spawned);
             Way::Sockets(reach(&Target::Unix(path), args)?)
         }
@@ -98,6 +105,14 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
         disk_fault: None,
     };
     let mut guest = EmulatedGuest::boot(&shape, &hosting)?;
+    if let Some(crew) = &mut crew {
+        guest.seat(&crew.seats);
+        let mode = match args.tracker {
+            TrackerArg::Bytes => Mode::Bytes,
+            _ => Mode::Bitmap,
+        };
+        guest.conduct(crew.conduct(&args.agents, destination.is_some(), true, mode)?);
+    }
     guest.run_for(WARM_UP, Duration::from_secs(10))?;
     let cancel = Arc::new(Cancel::default());
     cancel_on_signal(&cancel)?;
@@ -137,6 +152,9 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
         Way::Output(output) => {
             let outcome = send_guest(&mut guest, output, &plan, observer);
             if outcome.moved {
+                if let Some(ensemble) = guest.ensemble() {
+                    eprint!("{}", conducted::Figures::of(ensemble));
+                }
                 // The output is the guest's.
                 eprintln!(
                     "the guest is in the stream; what becomes of it there is judged by nobody"
@@ -146,13 +164,23 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
             outcome
         }
     };
-    drop(guest);
     let mut objections = outcome.objections();
+    objections.extend(guest.ensemble().and_then(conducted::objection));
+    let conducted = guest.ensemble().map(conducted::Figures::of);
+    drop(guest);
+    // After the guest: its devices are in their places until then.
+    drop(crew);
     if let Some(trouble) = destination.and_then(|d| d.end(outcome.moved)) {
         objections.push(trouble);
     }
     if !aside {
-        summary::print(args, &outcome, &objections, begin.elapsed());
+        summary::print(
+            args,
+            &outcome,
+            conducted.as_ref(),
+            &objections,
+            begin.elapsed(),
+        );
     }
     if objections.is_empty() {
         return Ok(());
@@ -198,6 +226,22 @@ fn sensible(args: &MigrateArgs) -> Result<(), Usage> {
     }
     if args.max_bandwidth == Some(0) {
         return refuse("--max-bandwidth: expected at least 1 byte a second, got 0");
+    }
+    Ok(())
+}
+
+/// Whether agents can conduct such a guest's devices, or why not.
+fn conductible(args: &MigrateArgs) -> Result<(), &'static str> {
+    if args.tracker.records() {
+        return Err(
+            "expected --tracker bitmap, bytes or off: records are had from the devices' owner",
+        );
+    }
+    if args.state == StateArg::Parts {
+        return Err("expected --state regs: in parts, the devices' owner suspends them");
+    }
+    if args.reset_every > 0 {
+        return Err("expected no --reset-every: a reset voids what an agent has configured");
     }
     Ok(())
 }
@@ -339,8 +383,12 @@ impl Destination {
         args: &MigrateArgs,
         disks: &[PathBuf],
         evidence: &Path,
+        control: Option<&Path>,
     ) -> anyhow::Result<Self> {
         let mut command = receive(disks, evidence)?;
+        if let Some(folder) = control {
+            command.arg("--control").arg(folder);
+        }
         let connection = &args.connection;
         command.arg(format!("--connections={}", connection.connections));
         command.arg(format!("--timeout={}", connection.timeout));

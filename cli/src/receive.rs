@@ -1,6 +1,7 @@
 //! `tidemark receive`.
 
 use crate::args::{ReceiveArgs, Target};
+use crate::ensemble;
 use crate::exit::{Failed, Usage};
 use anyhow::Context;
 use migration::MigrationError;
@@ -26,6 +27,10 @@ pub fn run(args: &ReceiveArgs) -> anyhow::Result<()> {
         std::fs::metadata(disk)
             .map_err(|error| Usage(format!("cannot open the disk {}: {error}", disk.display())))?;
     }
+    let seats = match &args.control {
+        Some(folder) => ensemble::seats(folder, args.disk.len())?,
+        None => Vec::new(),
+    };
     let (mut stream, lanes) = open(args)?;
 
     let hosting = Hosting {
@@ -36,7 +41,7 @@ pub fn run(args: &ReceiveArgs) -> anyhow::Result<()> {
         hold: None,
         disk_fault: None,
     };
-    let mut arrival = Arrival::new(hosting, args.memory_max);
+    let mut arrival = Arrival::new(hosting, args.memory_max).seated(seats);
     let received = receive_over(stream.as_mut(), lanes, &mut arrival)
         .map_err(|error| Failed(format!("no guest arrived: {error}")))?;
     let after = arrival.finish(args.requests, PATIENCE)?;

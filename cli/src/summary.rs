@@ -1,6 +1,7 @@
 //! What a move looked like, for people and for machines.
 
 use crate::args::MigrateArgs;
+use crate::conducted::Figures;
 use crate::size;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -17,10 +18,21 @@ pub fn verdict(outcome: &Outcome, objections: &[String]) -> String {
 }
 
 /// Prints the table, or with `--json` the object.
-pub fn print(args: &MigrateArgs, outcome: &Outcome, objections: &[String], total: Duration) {
+pub fn print(
+    args: &MigrateArgs,
+    outcome: &Outcome,
+    conducted: Option<&Figures>,
+    objections: &[String],
+    total: Duration,
+) {
     if args.json {
-        println!("{}", object(outcome, objections, total));
+        let mut object = object(outcome, objections, total);
+        object["agents"] = json!(conducted.map(Figures::object));
+        println!("{object}");
     } else {
+        if let Some(conducted) = conducted {
+            print!("{conducted}");
+        }
         table(outcome, objections, total);
     }
 }
@@ -184,6 +196,9 @@ fn object(outcome: &Outcome, objections: &[String], total: Duration) -> Value {
         "requests_at_destination": outcome.after.map(|after| after.completed),
         "disk": outcome.disk,
         "pages_put_back": outcome.put_back,
+        "devices_at_source": outcome.devices.iter()
+            .map(|(tracking, suspended)| json!({"tracking": tracking, "suspended": suspended}))
+            .collect::<Vec<_>>(),
     })
 }
 

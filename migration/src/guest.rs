@@ -5,6 +5,7 @@ use crate::stream::Context;
 use crate::stream::libxl::Options;
 use driver::dirty::DirtySource;
 use driver::memory::DmaMemory;
+use std::ops::Range;
 use std::time::Duration;
 
 /// A source of dirty pages and the name it is reported under.
@@ -58,6 +59,15 @@ pub trait Guest {
     fn memory(&self) -> Vec<DmaMemory>;
     /// Everyone who knows which pages were written. Each page written by anyone is in one of them.
     fn sources(&mut self) -> &mut [NamedSource];
+    /// Turns the devices' tracking on where somebody else than the sources does so: of all, or of none.
+    /// Every source is started after it all the same, with the same ranges and granularity.
+    fn begin_tracking(
+        &mut self,
+        _ranges: &[Range<u64>],
+        _granularity: u64,
+    ) -> Result<(), GuestError> {
+        Ok(())
+    }
     /// Stops the CPU and suspends every device; when it returns, nothing writes the memory any
     /// more, and everything written is in a source's next report.
     fn pause(&mut self) -> Result<Paused, GuestError>;

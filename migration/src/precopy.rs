@@ -236,6 +236,7 @@ impl<'g, 'o> Migration<'g, 'o> {
             .iter()
             .map(|window| window.iova()..window.iova() + window.len())
             .collect();
+        self.guest.begin_tracking(&ranges, granularity)?;
         for named in self.guest.sources() {
             let started = named.source.start(&ranges, granularity);
             let granularity = started.map_err(source_failed(&named.name))?;

@@ -5,6 +5,7 @@ use crate::error::VmError;
 use crate::guest::EmulatedGuest;
 use crate::incoming::make_room;
 use crate::machine::{Hosting, Machine};
+use crate::seat::Seat;
 use driver::dirty::DirtySet;
 use driver::memory::DmaMemory;
 use migration::checkpoint::{Standby, Witness};
@@ -27,6 +28,8 @@ pub struct Backup {
     owed: Vec<(usize, Vec<u8>)>,
     /// Is told of what the guest's copy puts out, if that is compared.
     witness: Option<Arc<dyn Witness>>,
+    /// Where agents reach its devices.
+    seats: Vec<Arc<Seat>>,
 }
 
 impl Backup {
@@ -42,7 +45,16 @@ impl Backup {
             guest: None,
             owed: Vec::new(),
             witness: None,
+            seats: Vec::new(),
         }
+    }
+
+    /// Lets agents reach the devices, one place for each in their order: held until the guest is taken
+    /// over, and its own from then on.
+    #[must_use]
+    pub fn seated(mut self, seats: Vec<Arc<Seat>>) -> Self {
+        self.seats = seats;
+        self
     }
 
     /// Tells somebody of what the guest's copy puts out between checkpoints.
@@ -143,6 +155,8 @@ impl Backup {
         }
         guest.tell(None);
         guest.leave_mark()?;
+        // Whoever held them was the primary's, which is lost.
+        guest.seat(&self.seats);
         guest.go_live()
     }
 }

@@ -67,6 +67,9 @@ pub enum VmError {
         /// What was asked.
         operation: &'static str,
     },
+    /// Those who start, suspend and resume its devices together could not.
+    #[error("{0}")]
+    Agents(String),
     /// A saved state does not fit the guest.
     #[error("saved state of {what}: {why}")]
     BadState {

@@ -4,9 +4,11 @@ use crate::error::VmError;
 use crate::evidence;
 use crate::guest::{Description, EmulatedGuest, decode};
 use crate::machine::{Hosting, Machine};
+use crate::seat::Seat;
 use driver::memory::DmaMemory;
 use migration::{DeviceRecord, GuestError, Incoming};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What the destination fills memory with before anything has come.
@@ -22,6 +24,8 @@ pub struct Arrival {
     machine: Option<Machine>,
     records: Vec<DeviceRecord>,
     guest: Option<EmulatedGuest>,
+    /// Where agents reach its devices.
+    seats: Vec<Arc<Seat>>,
 }
 
 /// What became of the guest after its arrival; left as evidence.
@@ -42,7 +46,16 @@ impl Arrival {
             machine: None,
             records: Vec::new(),
             guest: None,
+            seats: Vec::new(),
         }
+    }
+
+    /// Lets agents reach the devices, one place for each in their order, before and after the guest
+    /// arrives: it goes on only if none of these is held then.
+    #[must_use]
+    pub fn seated(mut self, seats: Vec<Arc<Seat>>) -> Self {
+        self.seats = seats;
+        self
     }
 
     /// Lets the arrived guest go on for `requests` requests or `limit`, whichever comes first,
@@ -160,6 +173,12 @@ impl Incoming for Arrival {
     fn go(&mut self) -> Result<(), GuestError> {
         let guest = self.guest.as_mut();
         let guest = guest.ok_or_else(|| GuestError("there is no guest to run".to_owned()))?;
+        if let Some(number) = self.seats.iter().position(|seat| seat.is_held()) {
+            return Err(GuestError(format!(
+                "running the guest: the place of device {number} is held, and its agent has not let it go"
+            )));
+        }
+        guest.seat(&self.seats);
         let live = guest.go_live();
         live.map_err(|error| GuestError::new("running the guest", error))
     }

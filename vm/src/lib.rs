@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod asking;
 mod backup;
 mod cpu_log;
 mod emulated_bus;
@@ -19,6 +20,7 @@ pub mod journal;
 mod machine;
 pub mod mediate;
 mod mover;
+mod seat;
 mod target;
 
 pub use backup::Backup;
@@ -32,4 +34,5 @@ pub use in_process::{InProcess, migrate_in_process, migrate_in_process_beside};
 pub use incoming::{After, Arrival};
 pub use machine::{Hosting, MarkingMode, Remapper};
 pub use mover::{Move, Outcome, finish_at_home, move_guest, save_guest, send_guest};
+pub use seat::{Seat, SeatedGuest, serve_seat};
 pub use target::{Target, TargetError};

@@ -7,6 +7,7 @@ use crate::evidence::{
 };
 use crate::guest::{Counters, EmulatedGuest, PageClass, Progress};
 use crate::incoming::After;
+use migration::agent::End;
 use migration::observe::Observer;
 use migration::policy::Seen;
 use migration::precopy::{self, Options};
@@ -69,6 +70,9 @@ pub struct Outcome {
     pub requests: Option<RequestVerdict>,
     /// The disks at the end.
     pub disk: Option<DiskVerdict>,
+    /// How each device at the source was left, by its own registers: whether it tracks, and whether it is
+    /// suspended.
+    pub devices: Vec<(bool, bool)>,
     /// What the judge could not judge, and what went wrong after a failure.
     pub troubles: Vec<String>,
 }
@@ -286,6 +290,15 @@ fn send(
             outcome.error = Some(failure.error);
         }
     }
+    let end = if outcome.resumed {
+        End::Stays
+    } else {
+        End::Left
+    };
+    if let Err(why) = guest.end_conduct(end) {
+        outcome.troubles.push(why);
+    }
+    outcome.devices = guest.device_states().unwrap_or_default();
     outcome
 }
 

@@ -4,7 +4,11 @@
 //!
 //! `TIDEMARK_AGENT_RUNS` says how many runs. The last line has the figures as one JSON object.
 
+mod moved;
 mod process;
+mod protected;
+mod race;
+mod relay;
 
 use migration::agent::{AgentRemote, Agents, DeviceConfig, Mode, Tracking};
 use migration::lock::{Cause, Failure, LockedSet, Remote, Remotes, Reply, Report, Request, Terms};
@@ -25,10 +29,10 @@ const REQUESTS: u64 = 5 * AGENTS as u64;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A sequence that a seed determines (SplitMix64).
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -6,21 +6,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// An agent with one emulated device. Killed at the latest when it is dropped.
+/// An agent. Killed at the latest when it is dropped.
 pub struct Agent {
     socket: PathBuf,
     state: PathBuf,
     lease: Duration,
+    devices: Vec<String>,
     child: Option<Child>,
 }
 
 impl Agent {
-    /// Starts it.
+    /// Starts one with one emulated device.
     pub fn new(folder: &Path, number: usize, lease: Duration) -> Self {
+        let devices = vec!["disk0=emulated".to_owned()];
+        Self::of(folder, &number.to_string(), lease, devices)
+    }
+
+    /// Starts one with these devices.
+    pub fn of(folder: &Path, name: &str, lease: Duration, devices: Vec<String>) -> Self {
         let mut agent = Self {
-            socket: folder.join(format!("{number}.sock")),
-            state: folder.join(format!("{number}.state")),
+            socket: folder.join(format!("{name}.sock")),
+            state: folder.join(format!("{name}.state")),
             lease,
+            devices,
             child: None,
         };
         agent.start();
@@ -35,11 +43,20 @@ impl Agent {
         }
     }
 
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Starts it, again, and waits until it listens.
     pub fn start(&mut self) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tidemark"))
-            .args(["agent", "--device", "disk0=emulated", "--lease"])
-            .arg(self.lease.as_millis().to_string())
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark"));
+        command.args(["agent", "--lease"]);
+        command.arg(self.lease.as_millis().to_string());
+        for device in &self.devices {
+            command.arg("--device").arg(device);
+        }
+        let mut child = command
             .arg("--socket-path")
             .arg(&self.socket)
             .arg("--state")
@@ -54,6 +71,13 @@ impl Agent {
         BufReader::new(out).read_line(&mut line).unwrap();
         self.child = Some(child);
         assert!(line.starts_with("listening on unix:"), "'{line}'");
+    }
+
+    /// Starts it if it does not run.
+    pub fn see_to(&mut self) {
+        if self.child.is_none() {
+            self.start();
+        }
     }
 
     /// Kills it (SIGKILL) and waits until it is gone.

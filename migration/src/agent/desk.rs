@@ -63,11 +63,16 @@ impl Desk {
         lease: Duration,
     ) -> Result<Self, HostError> {
         let kept = journal.read()?;
-        let layers = kept.unwrap_or_else(|| Layers::new(DeviceConfig::default()));
+        let mut layers = kept.unwrap_or_else(|| Layers::new(DeviceConfig::default()));
         let unable = |reason| HostError::Device {
             device: name.to_owned(),
             reason,
         };
+        if device.was_reset() {
+            // While this agent was not there: whoever held it holds nothing any more.
+            layers.reset(untouched(&layers));
+            journal.write(&layers)?;
+        }
         device.apply(layers.running()).map_err(unable)?;
         let abilities = device.abilities();
         let applying = layers.is_applying();
@@ -225,12 +230,8 @@ impl Desk {
             && device.was_reset()
         {
             tracing::warn!(device = self.shared.name, "it was reset: its lock is void");
-            let managers = state.layers.running().managers.clone();
             let reset = self.change(&mut state, |layers| {
-                layers.reset(DeviceConfig {
-                    managers,
-                    ..DeviceConfig::default()
-                });
+                layers.reset(untouched(layers));
                 Ok(())
             });
             // It is a device again, and nothing more.
@@ -271,6 +272,14 @@ fn now() -> SystemTime {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let millis = u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
     SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
+}
+
+/// What a device is that was reset: who may migrate it stays.
+fn untouched(layers: &Layers<DeviceConfig>) -> DeviceConfig {
+    DeviceConfig {
+        managers: layers.running().managers.clone(),
+        ..DeviceConfig::default()
+    }
 }
 
 /// Whether this manager may lock the device.

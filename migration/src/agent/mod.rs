@@ -13,6 +13,7 @@ mod client;
 mod config;
 mod desk;
 mod endpoint;
+mod ensemble;
 mod host;
 mod journal;
 mod openapi;
@@ -30,6 +31,7 @@ pub use config::{
 };
 pub use desk::Managed;
 pub use endpoint::{Endpoint, Place};
+pub use ensemble::{End, Ensemble, EnsembleError, Step, Taken};
 pub use host::{Caller, Host, HostError};
 pub use journal::{Journal, JournalError};
 pub use openapi::document;

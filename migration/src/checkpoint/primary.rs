@@ -313,6 +313,7 @@ where
     fn start_tracking(&mut self) -> Result<(), CheckpointError> {
         let range = |window: &DmaMemory| window.iova()..window.iova() + window.len();
         let ranges: Vec<Range<u64>> = self.memory.iter().map(range).collect();
+        self.guest.begin_tracking(&ranges, PAGE_SIZE)?;
         for NamedSource { name, source } in self.guest.sources() {
             // A former pair may have left it on.
             let started = match source.stop() {

@@ -101,6 +101,25 @@ impl<C> Coordinator<C> {
         self.report()
     }
 
+    /// Parts from those that are not to be kept: they are another's.
+    pub(super) fn part(&mut self, keep: impl Fn(&str) -> bool) -> Self {
+        let members = std::mem::take(&mut self.members);
+        let (kept, others) = members
+            .into_iter()
+            .partition(|member| keep(member.remote.name()));
+        self.members = kept;
+        let (sender, inbox) = Inbox::new();
+        self.terms.cancel.wake(&sender);
+        Self {
+            members: others,
+            terms: self.terms.clone(),
+            attempt: self.attempt,
+            inbox,
+            sender,
+            tickets: 0,
+        }
+    }
+
     /// The names of the members, sorted.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.members.iter().map(|member| member.remote.name())

@@ -73,6 +73,16 @@ impl Report {
         Self { rows, stuck }
     }
 
+    /// Of two sets that have no remote in common.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.rows.extend(other.rows);
+        self.stuck.extend(other.stuck);
+        self.stuck
+            .sort_by(|one, other| one.remote.cmp(&other.remote));
+        Self::new(self.rows, self.stuck)
+    }
+
     /// How many phases of remotes succeeded.
     pub fn successes(&self) -> usize {
         self.rows.iter().filter(|row| row.outcome.is_ok()).count()

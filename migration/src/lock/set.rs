@@ -41,6 +41,14 @@ impl<C, S> LockedSet<C, S> {
         self.coordinator.end()
     }
 
+    /// Two sets in the state of this one: those that are to be kept, and the others. What becomes of one
+    /// has nothing to do with the other any more.
+    #[must_use]
+    pub fn part(mut self, keep: impl Fn(&str) -> bool) -> (Self, Self) {
+        let others = self.coordinator.part(keep);
+        (self, Self::of(others))
+    }
+
     /// Gives every remote its change, all at once. `change` makes it from the remote's name, or says why
     /// it cannot; then nobody is asked. On any failure all are rolled back and released, those that
     /// succeeded included. What was staged before is replaced.

@@ -4,6 +4,7 @@
 //! [`journal`]), and every page is written by a known party (see [`PageClass`]).
 
 pub mod block;
+mod conducted;
 pub mod journal;
 mod layout;
 mod life;
@@ -25,7 +26,9 @@ use crate::evidence::Marks;
 use crate::held::HeldDisk;
 use crate::hypervisor::{Means, Owner};
 use crate::machine::{Hosting, Machine, Remapper};
+use crate::seat::SharedTracker;
 use block::Stamp;
+use conducted::Conducted;
 use driver::Transport;
 use driver::bus::Bus;
 use driver::dirty::{DirtySource, PAGE_SIZE, TrackerSource};
@@ -136,6 +139,9 @@ pub struct EmulatedGuest {
     cpus: Cpus,
     gate: Arc<Gate>,
     sources: Vec<NamedSource>,
+    /// The sources of its devices, if those have trackers of their own.
+    trackers: Vec<SharedTracker>,
+    conducted: Conducted,
     suspended: bool,
     /// Of each moment that it can be brought back to, if it is checkpointed and leaves evidence.
     marks: Option<Marks>,
@@ -228,6 +234,7 @@ impl EmulatedGuest {
             name: "cpu".to_owned(),
             source: Box::new(cpu_log) as Box<dyn DirtySource>,
         }];
+        let mut trackers = Vec::new();
         let records = shape.means.records.is_some();
         for (number, device) in (0..).zip(&devices) {
             if let Some(owner) = machine.owner.as_ref().filter(|_| records) {
@@ -241,8 +248,11 @@ impl EmulatedGuest {
             let length = (shape.memory / PAGE_SIZE).div_ceil(8);
             let bitmap = device.transport.bus().dma_alloc(length)?;
             let transport = Arc::clone(&device.transport);
-            let tracker = TrackerSource::new(transport, bitmap, shape.marking.width())
+            let width = shape.marking.width();
+            let tracker = TrackerSource::new(transport, bitmap, width)
                 .map_err(VmError::driver("setting up a tracker"))?;
+            let tracker = SharedTracker::new(tracker, width);
+            trackers.push(tracker.clone());
             sources.push(NamedSource {
                 name: format!("tracker{number}"),
                 source: Box::new(tracker),
@@ -259,6 +269,8 @@ impl EmulatedGuest {
             cpus: Cpus::Stopped(cpus),
             gate: Arc::default(),
             sources,
+            trackers,
+            conducted: Conducted::default(),
             suspended: false,
             witness: None,
         })

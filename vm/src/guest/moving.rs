@@ -15,6 +15,7 @@ use driver::parts::Parts;
 use driver::{state, suspend};
 use migration::stream::{Context, SectionKind};
 use migration::{DeviceRecord, Guest, GuestError, NamedSource, Paused};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,7 @@ impl EmulatedGuest {
     fn try_pause(&mut self) -> Result<Paused, VmError> {
         let begin = Instant::now();
         let mut retries = 0;
+        self.prepare_to_suspend()?;
         let in_flight = loop {
             self.stop(Order::Pause)?;
             let in_flight = self.in_flight()?;
@@ -59,6 +61,7 @@ impl EmulatedGuest {
         self.suspended = true;
         self.disks().for_each(HeldDisk::boundary);
         match self.mover() {
+            _ if self.is_conducted() => self.conducted_suspend()?,
             Some(owner) => {
                 for (number, _) in self.devices.iter().enumerate() {
                     owner.stop(number)?;
@@ -81,7 +84,10 @@ impl EmulatedGuest {
 
     fn try_resume(&mut self) -> Result<(), VmError> {
         self.disks().for_each(HeldDisk::go_on);
-        if std::mem::take(&mut self.suspended) {
+        let suspended = std::mem::take(&mut self.suspended);
+        if self.is_conducted() {
+            self.conducted_resume(suspended)?;
+        } else if suspended {
             for (number, device) in self.devices.iter().enumerate() {
                 match self.mover() {
                     Some(owner) => owner.resume(number)?,
@@ -278,6 +284,15 @@ impl Guest for EmulatedGuest {
 
     fn sources(&mut self) -> &mut [NamedSource] {
         &mut self.sources
+    }
+
+    fn begin_tracking(
+        &mut self,
+        ranges: &[Range<u64>],
+        granularity: u64,
+    ) -> Result<(), GuestError> {
+        self.conducted_track(ranges, granularity)
+            .map_err(failed("tracking the guest's devices"))
     }
 
     fn pause(&mut self) -> Result<Paused, GuestError> {

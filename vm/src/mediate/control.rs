@@ -1,20 +1,15 @@
 //! The mediator's control socket: one JSON object in, one out.
 
 use super::{InflightLog, MediateError, Mediator};
+use crate::asking;
 use driver::bus::RelayBus;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt::{self, Debug};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// The longest request.
-const REQUEST_MAX: u64 = 64 << 10;
-/// A client that says nothing for so long is left alone.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a mediator can be asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,28 +76,12 @@ impl Control {
     /// Answers those who connect, one after the other, for ever.
     pub fn run(&self, listener: &UnixListener) {
         for client in listener.incoming() {
-            let answered = client.and_then(|client| self.answer(&client));
+            let answered = client
+                .and_then(|client| asking::answer(&client, |request| self.carry_out(request)));
             if let Err(error) = answered {
                 tracing::warn!(%error, "a control client was not answered");
             }
         }
-    }
-
-    fn answer(&self, client: &UnixStream) -> io::Result<()> {
-        client.set_read_timeout(Some(PATIENCE))?;
-        client.set_write_timeout(Some(PATIENCE))?;
-        let mut line = String::new();
-        BufReader::new(client.take(REQUEST_MAX)).read_line(&mut line)?;
-        let answer = match serde_json::from_str(&line) {
-            Ok(request) => self.carry_out(request),
-            Err(error) => Err(format!("a request was expected: {error}")),
-        };
-        let answer = match answer {
-            Ok(value) => serde_json::json!({"ok": value}),
-            Err(error) => serde_json::json!({"error": error}),
-        };
-        let mut client = client;
-        client.write_all(format!("{answer}\n").as_bytes())
     }
 
     fn carry_out(&self, request: Request) -> Result<Value, String> {
@@ -142,29 +121,11 @@ impl Control {
 ///
 /// [`ControlError`].
 pub fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
-    let unreachable = |error| ControlError::Unreachable {
-        path: path.to_owned(),
-        error,
-    };
-    let invalid = |why: String| unreachable(io::Error::new(io::ErrorKind::InvalidData, why));
-    let text = serde_json::to_string(request).map_err(|error| invalid(error.to_string()))?;
-    let mut stream = UnixStream::connect(path).map_err(unreachable)?;
-    stream
-        .write_all(format!("{text}\n").as_bytes())
-        .map_err(unreachable)?;
-    let mut line = String::new();
-    let read = BufReader::new(stream).read_line(&mut line);
-    read.map_err(unreachable)?;
-    let mut answer: Value =
-        serde_json::from_str(&line).map_err(|error| invalid(error.to_string()))?;
-    if let Some(error) = answer.get("error") {
-        let text = error
-            .as_str()
-            .map_or_else(|| error.to_string(), str::to_owned);
-        return Err(ControlError::Refused(text));
-    }
-    match answer.get_mut("ok").map(Value::take) {
-        Some(value) => Ok(value),
-        None => Err(invalid(format!("an answer was expected, {line:?} came"))),
+    match asking::ask(path, request, None) {
+        Ok(answer) => answer.map_err(ControlError::Refused),
+        Err(error) => Err(ControlError::Unreachable {
+            path: path.to_owned(),
+            error,
+        }),
     }
 }

@@ -105,6 +105,12 @@ impl<C> Coordinator<C> {
         mut self,
         changes: Vec<Result<C, String>>,
     ) -> Result<Self, Failure> {
+        for member in &mut self.members {
+            // Of an earlier change.
+            for phase in [Phase::Apply, Phase::Poll] {
+                member.outcomes.remove(&phase);
+            }
+        }
         let mut wanted = Vec::with_capacity(changes.len());
         let mut broken = false;
         for (place, change) in changes.into_iter().enumerate() {

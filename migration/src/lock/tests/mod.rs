@@ -3,5 +3,6 @@
 mod defects;
 mod faults;
 mod layers;
+mod parts;
 mod race;
 mod sim;
