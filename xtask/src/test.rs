@@ -117,7 +117,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "store",
-        about: "processes of the store killed anywhere; nothing named damaged",
+        about: "stores in a folder, in etcd and in S3: flipped bits told, processes killed, nothing named damaged",
         run: store::run,
     },
     Part {
