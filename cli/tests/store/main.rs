@@ -1,10 +1,9 @@
 //! The store of checkpoints, wherever it is: what it must do, what damage it must find, and what
 //! must be left when its processes are killed.
 //!
-//! `TIDEMARK_STORE_KILLS` says how many processes are killed before their own end in a folder, and
-//! `TIDEMARK_STORE_KILLS_ELSEWHERE` how many in each other place; `TIDEMARK_STORE_ALL_BYTES` has every
-//! byte flipped. With the features `etcd`
-//! and `s3` the same is asked of Debian's etcd and of an S3 server, which are started here:
+//! `TIDEMARK_STORE_KILLS` says how many processes are killed in each place, before their own end, and
+//! `TIDEMARK_STORE_ALL_BYTES` has every byte flipped. With the features
+//! `etcd` and `s3` the same is asked of Debian's etcd and of an S3 server, which are started here:
 //! `TIDEMARK_ETCD` and `TIDEMARK_S3` name the programs.
 
 #[cfg(feature = "s3")]
