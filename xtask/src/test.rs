@@ -117,7 +117,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "store",
-        about: "processes of the store killed anywhere; nothing named damaged",
+        about: "flipped bits told, processes of the store killed anywhere, nothing named damaged",
         run: store::run,
     },
     Part {

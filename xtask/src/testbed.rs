@@ -249,7 +249,7 @@ pub fn stores(workspace: &Workspace) -> Result<Stores> {
     let mirror = Mirror::default();
     let bookworm = Apt::new(&dir, "bookworm", &BOOKWORM, &mirror);
     let etcd = step::ensure(&dir, &stores::EtcdStep { apt: &bookworm })?;
-    let s3 = step::ensure(&dir, &stores::S3Step { workspace })?;
+    let s3 = step::ensure(&dir, &stores::S3Step { apt: &bookworm })?;
     remove(&dir.join("apt"))?;
     stores::found(&dir, &etcd, &s3)
 }

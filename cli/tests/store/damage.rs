@@ -2,12 +2,13 @@
 
 use crate::guest::{Guest, Random};
 use crate::place::Place;
-use crate::scenarios::{name, put};
-use migration::store::{Address, Store, StoreError};
+use crate::scenarios::{give, name, put};
+use migration::store::{Address, Fault, Store, StoreError};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// Everything that can be asked of a store: what it says is wrong, or all that is in it.
+/// Everything that can be asked of a store: what `verify` says is wrong, or all that is in it.
 fn ask(place: &Place) -> Result<Vec<Vec<u8>>, String> {
     let told = |error: StoreError| error.to_string();
     let address = Address::parse(&place.bodies, None).map_err(told)?;
@@ -16,14 +17,12 @@ fn ask(place: &Place) -> Result<Vec<Vec<u8>>, String> {
     if let Some(fault) = verified.faults.first() {
         return Err(fault.fault.clone());
     }
+    // Whatever it says nothing about must be had.
     let mut all = Vec::new();
-    for (name, _) in store.list(None).map_err(told)? {
+    for (name, _) in store.list(None).unwrap() {
         let mut bytes = name.octets();
-        store
-            .checkpoint(&name)
-            .map_err(told)?
-            .write(&mut bytes)
-            .map_err(told)?;
+        let checkpoint = store.checkpoint(&name).unwrap();
+        checkpoint.write(&mut bytes).unwrap();
         all.push(bytes);
     }
     Ok(all)
@@ -44,38 +43,128 @@ fn is_database(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "redb")
 }
 
+/// Two checkpoints that share pages, of a few objects that are small enough to flip every byte.
+fn tiny() -> Place {
+    let place = Place::folder();
+    let store = place.open();
+    let mut random = Random::new(9);
+    let mut guest = Guest::new(&mut random, 24);
+    put(&store, "vm/1/epoch/1", &guest);
+    guest.run(&mut random, 5);
+    let base = store.neighbour(&name("vm/1/epoch/2")).unwrap();
+    let deposit = store.deposit(base.as_ref()).unwrap();
+    give(
+        &store,
+        "vm/1/epoch/2",
+        &deposit.stream(&guest.stream()[..]).unwrap(),
+    );
+    place
+}
+
+/// The places of a file to flip a bit at: all of a small one, else both ends and a sample; every place
+/// of every file if `TIDEMARK_STORE_ALL_BYTES` is set.
+fn places(length: usize, random: &mut Random) -> Vec<usize> {
+    const SMALL: usize = 4096;
+    const SAMPLE: usize = 250;
+    if length <= SMALL || std::env::var_os("TIDEMARK_STORE_ALL_BYTES").is_some() {
+        return (0..length).collect();
+    }
+    let any = |_| usize::try_from(random.below(length as u64)).unwrap();
+    let sample = (0..SAMPLE).map(any);
+    (0..64).chain(length - 64..length).chain(sample).collect()
+}
+
+fn flipped(bytes: &[u8], place: usize, random: &mut Random) -> Vec<u8> {
+    let mut other = bytes.to_vec();
+    other[place] ^= 1 << random.below(8);
+    other
+}
+
 #[test]
-fn a_flipped_bit_is_found_wherever_it_is() {
-    let place = small();
-    let sound = ask(&place).unwrap();
+fn verify_names_every_object_with_a_flipped_bit_and_what_it_spoils() {
+    let place = tiny();
+    let store = place.open();
     let mut random = Random::new(10);
-    let (mut objects, mut database, mut unused) = (0, 0, 0);
-    for path in place.files() {
+    let mut flips = 0;
+    for path in place.objects() {
+        let parts: Vec<_> = path.iter().rev().take(2).collect();
+        let id = format!("{}/{}", parts[1].display(), parts[0].display());
         let bytes = fs::read(&path).unwrap();
-        let length = bytes.len() as u64;
-        // The database is mostly empty: more of its bits are tried.
-        let tries = if is_database(&path) { 200 } else { 8 };
-        for _ in 0..tries {
-            let bit = random.below(8 * length);
-            let mut other = bytes.clone();
-            other[usize::try_from(bit / 8).unwrap()] ^= 1 << (bit % 8);
-            fs::write(&path, &other).unwrap();
-            match ask(&place) {
-                Err(_) if is_database(&path) => database += 1,
-                Err(_) => objects += 1,
-                // redb has pages that hold nothing: who flips a bit there takes nothing away.
-                Ok(all) => {
-                    assert!(is_database(&path), "bit {bit} of {}", path.display());
-                    assert_eq!(all, sound, "bit {bit} of {}", path.display());
-                    unused += 1;
-                }
-            }
-            fs::write(&path, &bytes).unwrap();
+        // Who needs it: those that are told when it is gone.
+        fs::remove_file(&path).unwrap();
+        let gone = store.verify().unwrap().faults;
+        let spoiled = |faults: &[Fault]| -> BTreeSet<String> {
+            let about = faults.iter().filter(|fault| fault.fault.contains(&id));
+            about.flat_map(|fault| fault.names.clone()).collect()
+        };
+        let needed_by = spoiled(&gone);
+        assert!(!needed_by.is_empty(), "{id}: {gone:?}");
+        for at in places(bytes.len(), &mut random) {
+            fs::write(&path, flipped(&bytes, at, &mut random)).unwrap();
+            let faults = store.verify().unwrap().faults;
+            assert_eq!(spoiled(&faults), needed_by, "byte {at} of {id}: {faults:?}");
+            flips += 1;
+        }
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(store.verify().unwrap().faults, []);
+    }
+    println!("{flips} flips of objects, all of them told");
+    assert!(flips > 3000, "{flips}");
+}
+
+/// What is not told must hold nothing: with all such bytes inverted at once, everything is as it was.
+#[test]
+fn verify_tells_every_flipped_bit_of_the_names_that_says_anything() {
+    let place = tiny();
+    let sound = ask(&place).unwrap();
+    let files = place.files();
+    let path = files.iter().find(|path| is_database(path)).unwrap();
+    let bytes = fs::read(path).unwrap();
+    let mut random = Random::new(12);
+    let (mut told, mut silent) = (0, BTreeSet::new());
+    // Its pages are of 4 KiB, and most of them are empty: more of those that are not.
+    let used = bytes.chunks(4096).enumerate();
+    let used: Vec<usize> = used
+        .filter(|(_, page)| page.iter().any(|byte| *byte != 0))
+        .map(|(number, _)| number * 4096)
+        .collect();
+    let all = std::env::var_os("TIDEMARK_STORE_ALL_BYTES").is_some();
+    let mut places: BTreeSet<usize> = (0..512).collect();
+    for page in &used {
+        let any = |_| page + usize::try_from(random.below(4096)).unwrap();
+        match all {
+            true => places.extend(*page..page + 4096),
+            false => places.extend((0..40).map(any)),
         }
     }
-    println!("{objects} flips of objects and {database} of names found, {unused} of unused bits");
-    assert!(objects >= 40 && database > 0);
-    assert_eq!(ask(&place).unwrap(), sound);
+    places.extend((0..100).map(|_| usize::try_from(random.below(bytes.len() as u64)).unwrap()));
+    for at in places {
+        fs::write(path, flipped(&bytes, at, &mut random)).unwrap();
+        match ask(&place) {
+            Err(_) => told += 1,
+            Ok(all) => {
+                assert!(all == sound, "byte {at} is lost and nobody tells");
+                silent.insert(at);
+            }
+        }
+    }
+    let mut other = bytes.clone();
+    for at in &silent {
+        other[*at] ^= 0xff;
+    }
+    fs::write(path, &other).unwrap();
+    assert!(ask(&place).unwrap() == sound, "what nobody told was of use");
+    fs::write(path, &bytes).unwrap();
+    assert!(ask(&place).unwrap() == sound);
+    let mut by_page = std::collections::BTreeMap::new();
+    for at in &silent {
+        *by_page.entry(at / 4096).or_insert(0_u32) += 1;
+    }
+    println!(
+        "{told} flips of names told; {} of nothing, by page: {by_page:?}",
+        silent.len()
+    );
+    assert!(told > 100, "{told}");
 }
 
 #[test]

@@ -1,18 +1,29 @@
-//! Processes that put, remove and collect, killed at a moment that a seed chooses.
+//! Processes that put, remove and collect, killed at a moment that a seed chooses: after each step that
+//! they tell, and anywhere before the next one.
 
 use crate::guest::{Guest, Random};
 use crate::place::Place;
+use crate::victim::{End, Moment, Victim, tidemark};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Runs without a word about it.
-const RUNS: u64 = 12;
+/// Kills without a word about it.
+const KILLS: u64 = 12;
 const GUESTS: u64 = 4;
+/// Longer than any announcement outlives who made it here.
+const LEASE_MAX: Duration = Duration::from_secs(60);
 /// Names of a batch: all or none.
 const BATCH: u64 = 300;
+
+/// A step of processes that were not killed: how often it came, and the shortest way to the next one.
+#[derive(Clone, Debug)]
+struct Step {
+    times: usize,
+    gap: Duration,
+}
 
 struct Bed<'p> {
     place: &'p Place,
@@ -21,113 +32,311 @@ struct Bed<'p> {
     streams: Vec<(PathBuf, Vec<u8>)>,
     /// Names that are there for sure, with the number of their stream.
     named: BTreeMap<String, usize>,
-    /// How long what can be killed takes.
-    usual: Duration,
+    /// What processes go through, by what they do.
+    usual: BTreeMap<&'static str, BTreeMap<String, Step>>,
+    /// How often one died after a step, by what it did.
+    died: BTreeMap<(&'static str, String), u64>,
     kills: u64,
-    in_time: u64,
+    missed: u64,
 }
 
-fn tidemark(place: &Place, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark"));
-    let (first, rest) = arguments.split_at(1);
-    command
-        .arg("store")
-        .args(first)
-        .args(place.arguments())
-        .args(rest)
-        .arg("--json");
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn done(output: &Output) -> Value {
-    let (out, told) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}: {told}", output.status);
-    serde_json::from_slice(out).unwrap_or_else(|error| panic!("{error}: {told}"))
+/// What may have happened in a run: names of which all or none are there, and their stream.
+#[derive(Default)]
+struct Unsure {
+    names: Vec<String>,
+    stream: usize,
 }
 
 impl Bed<'_> {
-    fn ask(&self, arguments: &[&str]) -> Value {
-        done(&tidemark(self.place, arguments).output().unwrap())
+    fn ask(&self, arguments: &[&str]) -> Result<Value, String> {
+        let ended = Victim::start(tidemark(self.place, arguments)).end();
+        ended.done()
     }
 
-    fn names(&self) -> Vec<String> {
-        let listed = self.ask(&["list"]);
+    fn names(&self) -> Result<Vec<String>, String> {
+        let listed = self.ask(&["list"])?;
         let names = listed["names"].as_array().unwrap().iter();
-        names
+        let mut names: Vec<String> = names
             .map(|row| row["name"].as_str().unwrap().to_owned())
-            .collect()
+            .collect();
+        names.sort();
+        Ok(names)
     }
 
-    /// Lets it run for a while that the seed chooses, then kills it. Whether it had ended by itself.
-    fn kill(&mut self, mut child: Child) -> bool {
-        let most = u64::try_from(self.usual.as_micros()).unwrap() * 5 / 4;
-        // Not waiting for anything: the moment is what is tried out.
-        std::thread::sleep(Duration::from_micros(self.random.below(most)));
-        child.kill().unwrap();
-        let output = child.wait_with_output().unwrap();
-        self.kills += 1;
-        let ended = output.status.code().is_some();
-        if ended {
-            done(&output);
-        } else {
-            self.in_time += 1;
+    /// Learns from one that went through all.
+    fn learn(&mut self, does: &'static str, end: &End) {
+        let steps = self.usual.entry(does).or_default();
+        let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+        for (at, (when, step)) in end.steps.iter().enumerate() {
+            let Some((next, _)) = end.steps.get(at + 1) else {
+                continue;
+            };
+            let gap = *next - *when;
+            let known = steps.entry(step.clone());
+            let known = known.or_insert(Step { times: 1, gap });
+            let count = times.entry(step).or_default();
+            *count += 1;
+            known.times = known.times.max(*count);
+            known.gap = known.gap.min(gap);
         }
-        ended
     }
 
-    /// Holds the store against what is known, and `unsure`: a batch of which all is there, or none.
-    fn settle(&mut self, run: u64, unsure: &[String], stream: Option<usize>) {
-        let verified = self.ask(&["verify"]);
-        assert_eq!(verified["faults"], json!([]), "run {run}");
-        let mut names = self.names();
-        let there = names.iter().filter(|name| unsure.contains(name)).count();
-        assert!(
-            there == 0 || there == unsure.len(),
-            "run {run}: {there} of {}",
-            unsure.len()
-        );
-        for name in unsure {
-            match stream {
-                Some(stream) if there > 0 => self.named.insert(name.clone(), stream),
-                _ if there == 0 => self.named.remove(name),
-                _ => None,
+    /// A moment after the step at which the fewest died, and before the next one.
+    fn moment(&mut self, does: &'static str) -> Moment {
+        let steps = self.usual[does].clone();
+        let died = |step: &String| self.died.get(&(does, step.clone())).copied();
+        let fewest = steps.keys().map(|step| died(step).unwrap_or(0)).min();
+        let (step, usual) = {
+            let all: Vec<_> = steps
+                .iter()
+                .filter(|(step, _)| died(step).or(Some(0)) == fewest)
+                .collect();
+            let one = usize::try_from(self.random.below(all.len() as u64)).unwrap();
+            all[one]
+        };
+        let gap = u64::try_from(usual.gap.as_micros()).unwrap();
+        let time = usize::try_from(self.random.below(usual.times as u64)).unwrap() + 1;
+        Moment {
+            step: step.clone(),
+            time,
+            delay: Duration::from_micros(self.random.below(gap)),
+        }
+    }
+
+    /// Kills one at a moment of its own. Whether it had ended by itself.
+    fn kill(&mut self, does: &'static str, victim: Victim) -> bool {
+        let moment = self.moment(does);
+        let end = victim.kill_at(&moment);
+        if end.was_killed() {
+            self.kills += 1;
+            *self.died.entry((does, end.last().to_owned())).or_default() += 1;
+            return false;
+        }
+        self.missed += 1;
+        end.done()
+            .unwrap_or_else(|told| panic!("{moment:?}: {told}"));
+        self.learn(does, &end);
+        true
+    }
+
+    /// Holds the store against what is known, and against what may have happened.
+    fn holds(&mut self, unsure: &Unsure) -> Result<(), String> {
+        let verified = self.ask(&["verify"])?;
+        if verified["faults"] != json!([]) {
+            return Err(verified["faults"].to_string());
+        }
+        let names = self.names()?;
+        let among = |name: &&String| unsure.names.contains(name);
+        let there = names.iter().filter(among).count();
+        if there != 0 && there != unsure.names.len() {
+            return Err(format!("{there} of {} of a batch", unsure.names.len()));
+        }
+        for name in &unsure.names {
+            match there {
+                0 => self.named.remove(name),
+                _ => self.named.insert(name.clone(), unsure.stream),
             };
         }
-        names.sort();
-        let known: Vec<String> = self.named.keys().cloned().collect();
-        assert_eq!(names, known, "run {run}");
-        let Some(name) = (match known.len() as u64 {
-            0 => None,
-            count => known.get(usize::try_from(self.random.below(count)).unwrap()),
-        }) else {
-            return;
-        };
-        self.check(name);
+        if !names.iter().eq(self.named.keys()) {
+            return Err(format!(
+                "{} names instead of {}",
+                names.len(),
+                self.named.len()
+            ));
+        }
+        let place = self.random.below(names.len() as u64);
+        match names.get(usize::try_from(place).unwrap()) {
+            Some(name) => self.check(name),
+            None => Ok(()),
+        }
     }
 
-    fn check(&self, name: &str) {
+    fn check(&self, name: &str) -> Result<(), String> {
         let to = self.place.file("got");
-        self.ask(&["get", name, "--to", to.to_str().unwrap()]);
-        let got = std::fs::read(&to).unwrap();
-        assert!(
-            got == self.streams[self.named[name]].1,
-            "{name} is not what was put"
-        );
+        self.ask(&["get", name, "--to", to.to_str().unwrap()])?;
+        let sound = fs::read(&to).unwrap() == self.streams[self.named[name]].1;
+        sound
+            .then_some(())
+            .ok_or_else(|| format!("{name} is not what was put"))
+    }
+
+    /// A command that puts a batch, and what may have happened after it.
+    fn putting(&mut self, batch: &str, count: u64) -> (Victim, Unsure) {
+        let stream = usize::try_from(self.random.below(GUESTS)).unwrap();
+        let names: Vec<String> = (0..count).map(|n| format!("{batch}-{n}")).collect();
+        let from = self.streams[stream].0.display().to_string();
+        let list = self.list(&names);
+        let command = tidemark(self.place, &["put", "--list", &list, "--from", &from]);
+        (Victim::start(command), Unsure { names, stream })
+    }
+
+    /// The same for one that removes the batch that a name is of.
+    fn removing(&mut self, one: &str) -> (Victim, Unsure) {
+        let batch = format!("{}-", one.rsplit_once('-').unwrap().0);
+        let names = self.named.keys().filter(|name| name.starts_with(&batch));
+        let names: Vec<String> = names.cloned().collect();
+        let list = self.list(&names);
+        let command = tidemark(self.place, &["rm", "--list", &list]);
+        let stream = self.named[one];
+        (Victim::start(command), Unsure { names, stream })
+    }
+
+    fn collecting(&self) -> Victim {
+        Victim::start(tidemark(self.place, &["gc"]))
+    }
+
+    fn list(&self, names: &[String]) -> String {
+        let list = self.place.file("list");
+        fs::write(&list, names.join("\n") + "\n").unwrap();
+        list.display().to_string()
+    }
+
+    /// Collects until nothing is there but what names need: in etcd the announcement of one that was
+    /// killed outlives it by its lease.
+    fn collect_all(&self) {
+        let began = Instant::now();
+        loop {
+            self.ask(&["gc"]).unwrap();
+            let unnamed = self.ask(&["verify"]).unwrap()["unnamed"].clone();
+            if unnamed == 0 {
+                return;
+            }
+            assert!(began.elapsed() < LEASE_MAX, "{unnamed} objects stay");
+        }
+    }
+
+    /// Each of what can be killed, once to its end: what it goes through.
+    fn get_to_know(&mut self) {
+        for (batch, count) in [
+            ("vm/0/epoch/00000", 1),
+            ("vm/1/epoch/00000", BATCH),
+            ("vm/2/epoch/00000", 1),
+        ] {
+            let (victim, unsure) = self.putting(batch, count);
+            self.went_through("put", victim, &unsure);
+        }
+        let (victim, unsure) = self.removing("vm/1/epoch/00000-0");
+        let gone = Unsure {
+            names: Vec::new(),
+            ..unsure
+        };
+        self.named.retain(|name, _| !unsure.names.contains(name));
+        self.went_through("rm", victim, &gone);
+        let victim = self.collecting();
+        self.went_through("gc", victim, &Unsure::default());
+    }
+
+    fn went_through(&mut self, does: &'static str, victim: Victim, unsure: &Unsure) {
+        let end = victim.end();
+        end.done().unwrap_or_else(|told| panic!("{does}: {told}"));
+        self.learn(does, &end);
+        self.holds(unsure).unwrap();
+        assert!(unsure.names.iter().all(|n| self.named.contains_key(n)));
+    }
+
+    fn run(&mut self, run: u64) {
+        let unsure = match self.random.below(8) {
+            // A batch is removed.
+            0 if self.named.len() > 1 => {
+                let place = usize::try_from(self.random.below(self.named.len() as u64)).unwrap();
+                let one = self.named.keys().nth(place).unwrap().clone();
+                let (victim, unsure) = self.removing(&one);
+                if self.kill("rm", victim) {
+                    self.named.retain(|name, _| !unsure.names.contains(name));
+                    Unsure::default()
+                } else {
+                    unsure
+                }
+            }
+            1 | 2 => {
+                let victim = self.collecting();
+                self.kill("gc", victim);
+                Unsure::default()
+            }
+            // A batch is put, beside a collection or not; either may be the one that dies.
+            choice => {
+                let count = [BATCH, 1][usize::try_from(self.random.below(3)).unwrap().min(1)];
+                // Few directories: most puts find a checkpoint to share with.
+                let (victim, unsure) =
+                    self.putting(&format!("vm/{}/epoch/{run:05}", run % 5), count);
+                let gc = (choice <= 4).then(|| self.collecting());
+                let ended = match gc {
+                    Some(gc) if self.random.below(2) == 0 => {
+                        self.kill("gc", gc);
+                        victim.end().done().unwrap();
+                        true
+                    }
+                    gc => {
+                        let ended = self.kill("put", victim);
+                        if let Some(gc) = gc {
+                            gc.end().done().unwrap();
+                        }
+                        ended
+                    }
+                };
+                if ended {
+                    let known = unsure
+                        .names
+                        .iter()
+                        .map(|name| (name.clone(), unsure.stream));
+                    self.named.extend(known);
+                    Unsure::default()
+                } else {
+                    unsure
+                }
+            }
+        };
+        let held = self.holds(&unsure);
+        held.unwrap_or_else(|told| panic!("run {run}: {told}"));
+    }
+
+    /// What a careless store would leave must be seen: half a batch, and in a folder, bodies that were
+    /// not whole before their names and bodies that went before them. How many of these were.
+    fn controls(&mut self) -> u64 {
+        let (victim, unsure) = self.putting("control/batch", BATCH);
+        victim.end().done().unwrap();
+        self.holds(&unsure).unwrap();
+        self.ask(&["rm", "control/batch-7"]).unwrap();
+        let told = self.holds(&unsure).unwrap_err();
+        assert_eq!(told, format!("{} of {BATCH} of a batch", BATCH - 1));
+        self.named.remove("control/batch-7");
+        if self.place.names.is_some() {
+            return 1;
+        }
+        let none = Unsure::default();
+        self.holds(&none).unwrap();
+        self.collect_all();
+        let mut seen = 1;
+        for path in self.place.objects() {
+            let bytes = fs::read(&path).unwrap();
+            fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+            let told = self.holds(&none).unwrap_err();
+            assert!(told.contains("is damaged"), "{}: {told}", path.display());
+            fs::remove_file(&path).unwrap();
+            let told = self.holds(&none).unwrap_err();
+            assert!(told.contains("is not there"), "{}: {told}", path.display());
+            fs::write(&path, &bytes).unwrap();
+            seen += 2;
+            if seen > 12 {
+                break;
+            }
+        }
+        self.holds(&none).unwrap();
+        seen
     }
 }
 
 pub fn run(what: &str, place: &Place) {
     let told = std::env::var("TIDEMARK_STORE_KILLS").ok();
-    let runs = told.map_or(RUNS, |told| told.parse().expect("a number of runs"));
+    let kills = told.map_or(KILLS, |told| told.parse().expect("a number of kills"));
     let mut random = Random::new(42);
-    let mut guest = Guest::new(&mut random, 2500);
+    // More pages than a pack has.
+    let mut guest = Guest::new(&mut random, 3000);
     let mut streams = Vec::new();
     for number in 0..GUESTS {
         let path = place.file(&format!("{number}.stream"));
         let stream = guest.stream();
-        std::fs::write(&path, &stream).unwrap();
+        fs::write(&path, &stream).unwrap();
         streams.push((path, stream));
         guest.run(&mut random, 300);
     }
@@ -136,94 +345,35 @@ pub fn run(what: &str, place: &Place) {
         random,
         streams,
         named: BTreeMap::new(),
-        usual: Duration::ZERO,
+        usual: BTreeMap::new(),
+        died: BTreeMap::new(),
         kills: 0,
-        in_time: 0,
+        missed: 0,
     };
-    let first = bed.streams[0].0.display().to_string();
-    let began = Instant::now();
-    bed.ask(&["put", "vm/0/epoch/00000-0", "--from", &first]);
-    bed.usual = began.elapsed();
-    bed.named.insert("vm/0/epoch/00000-0".to_owned(), 0);
-    for run in 1..=runs {
-        one(&mut bed, run);
+    bed.get_to_know();
+    let mut run = 0;
+    while bed.kills < kills {
+        run += 1;
+        assert!(run <= 3 * kills + 20, "only {} of {run} died", bed.kills);
+        bed.run(run);
     }
+    let controls = bed.controls();
     // Whatever the killed ones left goes, and all that has a name stays.
-    bed.ask(&["gc"]);
-    assert_eq!(bed.ask(&["verify"])["unnamed"], 0);
+    bed.collect_all();
     let names: Vec<String> = bed.named.keys().cloned().collect();
     for name in names.iter().step_by(names.len() / 20 + 1) {
-        bed.check(name);
+        bed.check(name).unwrap();
     }
+    let died = bed.died.iter();
+    let steps: BTreeMap<String, u64> = died
+        .map(|((does, step), count)| (format!("{does}, after '{step}'"), *count))
+        .collect();
+    let does = |what| bed.died.keys().any(|(does, _)| *does == what);
+    assert!(does("put") && does("gc"), "{steps:?}");
+    assert!(steps.len() > 3 || kills < 10, "{steps:?}");
     let figures = json!({
-        "place": what, "runs": runs, "kills": bed.kills, "killed_in_time": bed.in_time,
-        "names_at_the_end": bed.named.len(), "damaged": 0,
+        "place": what, "kills": bed.kills, "ended_before": bed.missed, "died": steps,
+        "names_at_the_end": bed.named.len(), "damaged": 0, "controls_seen": controls,
     });
     println!("figures {figures}");
-    assert!(bed.in_time > 0, "nobody was killed before the end");
-}
-
-fn one(bed: &mut Bed<'_>, run: u64) {
-    let stream = usize::try_from(bed.random.below(GUESTS)).unwrap();
-    let from = bed.streams[stream].0.display().to_string();
-    let list = bed.place.file("list");
-    let list_text = list.display().to_string();
-    let put = ["put", "--list", &list_text, "--from", &from];
-    match bed.random.below(4) {
-        // A batch is removed.
-        0 if bed.named.len() > 1 => {
-            let place = bed.random.below(bed.named.len() as u64);
-            let place = usize::try_from(place).unwrap();
-            let one = bed.named.keys().nth(place).unwrap();
-            let batch = format!("{}-", one.rsplit_once('-').unwrap().0);
-            let names = bed.named.keys().filter(|name| name.starts_with(&batch));
-            let names: Vec<String> = names.cloned().collect();
-            let stream = bed.named[&names[0]];
-            std::fs::write(&list, names.join("\n") + "\n").unwrap();
-            let child = tidemark(bed.place, &["rm", "--list", &list_text])
-                .spawn()
-                .unwrap();
-            bed.kill(child);
-            bed.settle(run, &names, Some(stream));
-        }
-        // A collection.
-        1 => {
-            let child = tidemark(bed.place, &["gc"]).spawn().unwrap();
-            bed.kill(child);
-            bed.settle(run, &[], None);
-        }
-        // A batch is put, beside a collection or not; either may be the one that dies.
-        choice => {
-            // Few directories: most puts find a checkpoint to share with.
-            let epoch = format!("vm/{}/epoch/{run:05}", run % 5);
-            let names: Vec<String> = match bed.random.below(3) {
-                0 => (0..BATCH).map(|n| format!("{epoch}-{n}")).collect(),
-                _ => vec![format!("{epoch}-0")],
-            };
-            std::fs::write(&list, names.join("\n") + "\n").unwrap();
-            let putting = tidemark(bed.place, &put).spawn().unwrap();
-            let gc = (choice == 2).then(|| tidemark(bed.place, &["gc"]).spawn().unwrap());
-            let ended = match gc {
-                Some(gc) if bed.random.below(2) == 0 => {
-                    bed.kill(gc);
-                    done(&putting.wait_with_output().unwrap());
-                    true
-                }
-                gc => {
-                    let ended = bed.kill(putting);
-                    if let Some(gc) = gc {
-                        done(&gc.wait_with_output().unwrap());
-                    }
-                    ended
-                }
-            };
-            bed.settle(run, &names, Some(stream));
-            if ended {
-                assert!(
-                    names.iter().all(|name| bed.named.contains_key(name)),
-                    "run {run}"
-                );
-            }
-        }
-    }
 }

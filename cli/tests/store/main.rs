@@ -1,10 +1,13 @@
 //! The store of checkpoints, wherever it is: what it must do, what damage it must find, and what
 //! must be left when its processes are killed.
 //!
-//! `TIDEMARK_STORE_KILLS` says how many processes are killed in each place. With the features `etcd`
-//! and `s3` the same is asked of Debian's etcd and of an S3 server, which are started here:
+//! `TIDEMARK_STORE_KILLS` says how many processes are killed in each place, before their own end, and
+//! `TIDEMARK_STORE_ALL_BYTES` has every byte flipped. With the features
+//! `etcd` and `s3` the same is asked of Debian's etcd and of an S3 server, which are started here:
 //! `TIDEMARK_ETCD` and `TIDEMARK_S3` name the programs.
 
+#[cfg(feature = "s3")]
+mod bucket;
 mod damage;
 mod guest;
 mod kills;
@@ -12,6 +15,7 @@ mod place;
 mod scenarios;
 #[cfg(any(feature = "etcd", feature = "s3"))]
 mod server;
+mod victim;
 
 macro_rules! everywhere {
     ($($module:ident: $place:expr;)*) => {$(

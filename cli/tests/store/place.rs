@@ -51,6 +51,14 @@ impl Place {
         files.sort();
         files
     }
+
+    /// The objects among them.
+    pub fn objects(&self) -> Vec<PathBuf> {
+        let mut files = self.files();
+        let is = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
+        files.retain(|path| ["root", "index", "pack"].iter().any(|e| is(path, e)));
+        files
+    }
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -1,6 +1,7 @@
 //! Where a store is: a place for bodies and a place for names.
 
 use super::error::StoreError;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// A place for names.
@@ -8,14 +9,21 @@ use std::path::PathBuf;
 pub enum NamesAt {
     /// A folder of this host.
     Folder(PathBuf),
-    /// `etcd://HOST:PORT[,HOST:PORT…]/PREFIX`: for many hosts.
+    /// `etcd://HOST:PORT[,HOST:PORT…]/PREFIX`, with `?lease=SECONDS`: for many hosts.
     Etcd {
         /// The members of the cluster, as `HOST:PORT`.
         members: Vec<String>,
         /// What all keys begin with.
         prefix: String,
+        /// Seconds for which the lock of a manager that fell silent stays taken.
+        lease: u32,
     },
 }
+
+/// The lease that is taken if the URL names none.
+const LEASE: u32 = 15;
+/// From what etcd grants to what nobody would wait for.
+const LEASES: RangeInclusive<u32> = 2..=3600;
 
 /// A place for bodies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +113,14 @@ impl Address {
                 folder => Ok(NamesAt::Folder(folder.into())),
             };
         };
-        let why = "expected a folder or etcd://HOST:PORT/PREFIX";
+        let why =
+            "expected a folder or etcd://HOST:PORT/PREFIX, with ?lease=SECONDS from 2 to 3600";
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let lease = match query.strip_prefix("lease=").map(str::parse) {
+            None if query.is_empty() => LEASE,
+            Some(Ok(lease)) if LEASES.contains(&lease) => lease,
+            _ => return Err(bad(text, "names", why)),
+        };
         let (members, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let members: Vec<String> = members.split(',').map(str::to_owned).collect();
         let prefix = prefix.trim_matches('/');
@@ -116,6 +131,7 @@ impl Address {
         Ok(NamesAt::Etcd {
             members,
             prefix: prefix.to_owned(),
+            lease,
         })
     }
 }
@@ -141,9 +157,12 @@ mod tests {
             names: NamesAt::Etcd {
                 members: vec!["h:2379".to_owned(), "i:2379".to_owned()],
                 prefix: "p/q".to_owned(),
+                lease: LEASE,
             },
         };
         assert_eq!(both.unwrap(), expected);
+        let short = Address::parse("f", Some("etcd://h:1/p?lease=3")).unwrap();
+        assert!(matches!(short.names, NamesAt::Etcd { lease: 3, .. }));
         for (bodies, names) in [
             ("", None),
             ("s3://b", None),
@@ -154,6 +173,9 @@ mod tests {
             ("f", Some("etcd://h:1")),
             ("f", Some("etcd:///p")),
             ("f", Some("redis://h:1/p")),
+            ("f", Some("etcd://h:1/p?lease=1")),
+            ("f", Some("etcd://h:1/p?lease=3601")),
+            ("f", Some("etcd://h:1/p?patience=3")),
         ] {
             assert!(Address::parse(bodies, names).is_err(), "{bodies} {names:?}");
         }

@@ -1,5 +1,6 @@
 //! Where bodies are: objects in a folder, or wherever S3 is spoken. Written once, never changed.
 
+use super::STEPS;
 use super::error::{StoreError, damaged, file};
 use super::record::{Hash, ObjectId, Reference, hash};
 use futures_util::{StreamExt, TryStreamExt};
@@ -58,6 +59,9 @@ impl Bodies {
         runtime: Arc<Runtime>,
     ) -> Result<Self, StoreError> {
         use object_store::aws::AmazonS3Builder;
+        // The client takes what the process has; another choice that was made before is as good.
+        let chosen = rustls::crypto::ring::default_provider().install_default();
+        tracing::debug!(ok = chosen.is_ok(), "cryptography of TLS");
         let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
         if let Some(endpoint) = endpoint {
             let plain = endpoint.starts_with("http://");
@@ -152,7 +156,8 @@ impl Bodies {
             let mut removed = self.place.delete_stream(paths);
             while let Some(one) = removed.next().await {
                 match one {
-                    Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                    Ok(path) => tracing::debug!(target: STEPS, %path, "object removed"),
+                    Err(object_store::Error::NotFound { .. }) => {}
                     Err(error) => return Err(failed("removing", &"an object")(error)),
                 }
             }
@@ -237,7 +242,9 @@ impl Writes<'_> {
             }
             self.under_way.spawn(async move {
                 let put = place.put(&path, bytes.into()).await;
-                put.map(drop).map_err(failed("writing", &path))
+                put.map_err(failed("writing", &path))?;
+                tracing::debug!(target: STEPS, %path, "object written");
+                Ok(())
             });
             Ok::<_, StoreError>(())
         })?;

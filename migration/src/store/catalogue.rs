@@ -45,7 +45,8 @@ pub(super) trait Locked {
     /// All, sorted.
     fn entries(&mut self) -> Result<Entries, StoreError>;
 
-    /// The puts that are announced. Of those that are not, nothing can be committed any more.
+    /// The puts that are announced. Of those that are not, nothing can be committed any more. An
+    /// error if the lock was lost until now.
     fn announced(&mut self) -> Result<BTreeSet<Uuid>, StoreError>;
 
     /// Makes all changes, visibly at once and durably, or none.

@@ -1,12 +1,12 @@
 //! Putting a body: its new pages into packs, where all are into an index, the rest into a root.
 
-use super::Store;
 use super::bodies::Writes;
 use super::catalogue::Announcement;
 use super::error::StoreError;
 use super::layout::{Entry, PAGE_BYTES, Root};
 use super::pages::{Pages, laid_over};
 use super::record::{Hash, Kind, ObjectId, Record, hash};
+use super::{STEPS, Store};
 use crate::guest::DeviceRecord;
 use crate::names::Name;
 use crate::stream::body::{BodyReader, BodyWriter};
@@ -94,8 +94,10 @@ impl<'s> Deposit<'s> {
         let pages = base.map(|base| base.pages.clone()).unwrap_or_default();
         let places = pages.entries.iter();
         let places = places.map(|entry| (entry.hash, (entry.pack, entry.place)));
+        let announcement = store.names.announce(put)?;
+        tracing::debug!(target: STEPS, "put announced");
         Ok(Self {
-            announcement: store.names.announce(put)?,
+            announcement,
             put,
             number: 0,
             writes: store.bodies.writes(),
@@ -230,6 +232,7 @@ impl<'s> Deposit<'s> {
         let id = self.id(Kind::Root);
         let reference = self.writes.put(id, root.to_bytes())?;
         let new_bytes = self.writes.finish()?;
+        tracing::debug!(target: STEPS, "body durable");
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let record = Record {
             root: reference,

@@ -3,6 +3,7 @@
 //! `lock` is locked by whoever uses the names, for as long as that takes; `puts` has a file for each
 //! body that is being put, locked by who puts it. The system unlocks the files of a process that dies.
 
+use super::STEPS;
 use super::catalogue::{Announcement, Catalogue, Edit, Entries, Locked};
 use super::error::{StoreError, file};
 use crate::names::{Batch, Conflict, Cursor, Name, judge};
@@ -325,6 +326,7 @@ impl Locked for Opened<'_> {
                     edit(&mut table, name, value.as_deref()).map_err(folder.failed("writing"))?;
                 }
             }
+            tracing::debug!(target: STEPS, "batch written");
             write.commit().map_err(folder.failed("writing"))
         })
     }

@@ -7,10 +7,10 @@
 //! increment is committed only while the name of its base stands. So it can be removed without any
 //! lock, by anybody, in any order.
 
-use super::Store;
 use super::error::StoreError;
 use super::layout::Root;
 use super::record::{ObjectId, Record, Reference};
+use super::{STEPS, Store};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -33,6 +33,7 @@ impl Store {
     pub fn gc(&self) -> Result<Collected, StoreError> {
         let folders = self.bodies.folders()?;
         let listed = self.bodies.list()?;
+        tracing::debug!(target: STEPS, "objects listed");
         // Most roots are read before the lock is taken.
         let mut roots = BTreeSet::new();
         let mut needed = BTreeSet::new();
@@ -43,7 +44,9 @@ impl Store {
                 &mut needed,
             )?;
         }
+        tracing::debug!(target: STEPS, "roots read");
         let mut locked = self.names.lock()?;
+        tracing::debug!(target: STEPS, "names locked");
         for (name, value) in locked.entries()? {
             self.need(
                 Record::from_bytes(&name, &value)?.root,
@@ -51,13 +54,16 @@ impl Store {
                 &mut needed,
             )?;
         }
+        // Last: as long as it can be asked, the lock was never lost, and nobody named anything.
         let announced = locked.announced()?;
         drop(locked);
+        tracing::debug!(target: STEPS, "garbage known");
         let is_garbage =
             |(id, _): &&(ObjectId, u64)| !needed.contains(id) && !announced.contains(&id.put);
         let garbage: Vec<(ObjectId, u64)> = listed.iter().filter(is_garbage).copied().collect();
         let ids: Vec<ObjectId> = garbage.iter().map(|(id, _)| *id).collect();
         self.bodies.remove(&ids)?;
+        tracing::debug!(target: STEPS, "garbage removed");
         self.bodies.sweep(folders, &announced)?;
         let count = |of: usize| u64::try_from(of).unwrap_or(u64::MAX);
         Ok(Collected {

@@ -45,6 +45,10 @@ use catalogue::{Catalogue, Edit};
 use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 
+/// The target under which each step of a put, a removal and a collection is told, when it is done:
+/// with `RUST_LOG=store=debug` it can be seen where a process stands, or died.
+const STEPS: &str = "store";
+
 /// A store of named checkpoints.
 #[derive(Debug)]
 pub struct Store {
@@ -72,9 +76,16 @@ impl Store {
         let names: Box<dyn Catalogue> = match &address.names {
             NamesAt::Folder(folder) => Box::new(folder::Folder::open(folder, make)?),
             #[cfg(feature = "etcd")]
-            NamesAt::Etcd { members, prefix } => {
-                Box::new(etcd::Etcd::open(members, prefix, Arc::clone(&runtime))?)
-            }
+            NamesAt::Etcd {
+                members,
+                prefix,
+                lease,
+            } => Box::new(etcd::Etcd::open(
+                members,
+                prefix,
+                *lease,
+                Arc::clone(&runtime),
+            )?),
             #[cfg(not(feature = "etcd"))]
             NamesAt::Etcd { members, .. } => {
                 return Err(without("etcd", "names", members.join(",")));
@@ -128,6 +139,7 @@ impl Store {
             })
         };
         let mut locked = self.names.lock()?;
+        tracing::debug!(target: STEPS, "names locked");
         if bodies().next().is_some() {
             let announced = locked.announced()?;
             if bodies().any(|sealed| !announced.contains(&sealed.put)) {
@@ -142,6 +154,7 @@ impl Store {
             }
         }
         let refused = locked.judge(&batch)?;
+        tracing::debug!(target: STEPS, "batch judged");
         if mode == Mode::Atomic && !refused.is_empty() {
             return Ok(Applied { made: 0, refused });
         }
@@ -159,6 +172,7 @@ impl Store {
             .collect();
         if !edits.is_empty() {
             locked.commit(&edits)?;
+            tracing::debug!(target: STEPS, "batch committed");
         }
         Ok(Applied {
             made: edits.len(),

@@ -1,6 +1,8 @@
 //! The steps that only the store's proof needs: Debian's etcd, the compiler that etcd's client is
 //! built with, and an S3 server that others wrote.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,7 +14,6 @@ use super::foreign::{LAUNCHERS, launcher};
 use super::packages::{install, version};
 use super::step::{Findings, Step};
 use crate::process;
-use crate::workspace::Workspace;
 
 const PACKAGES: [&str; 3] = ["etcd-server", "protobuf-compiler", "libprotobuf-dev"];
 const ETCD: &str = "usr/bin/etcd";
@@ -85,13 +86,36 @@ fn include(dir: &Path) -> PathBuf {
     dir.join("usr/include")
 }
 
-const S3: &str = "s3s-fs";
-const S3_VERSION: &str = "0.14.1";
+const PYTHON: &str = "usr/bin/python3.11";
+/// Debian's pip, as the one file that its `venv` brings along.
+const PIP: &str = "python3-pip-whl";
+/// A server that speaks S3, with all that it needs, as PyPI has them.
+const MOTO: &str = include_str!("moto.txt");
+const MODULES: &str = "site";
 
-/// An S3 server over a folder, from crates.io, by its own locked dependencies.
+/// A script that starts the server.
+const START_S3: &str = "#!/bin/sh
+root=$(dirname \"$(dirname \"$(readlink -f \"$0\")\")\")
+export PYTHONHOME=\"$root/usr\" PYTHONPATH=\"$root/site\" LC_ALL=C
+exec \"$root/launch/python\" -B -s -m moto.server \"$@\"
+";
+
+/// An S3 server that others wrote: moto, which keeps everything in memory, and the Python it runs on.
 pub struct S3Step<'a> {
-    /// Whose cargo builds it.
-    pub workspace: &'a Workspace,
+    /// Where Python comes from.
+    pub apt: &'a Apt<'a>,
+}
+
+impl S3Step<'_> {
+    fn python(dir: &Path, modules: &Path) -> Command {
+        let mut command = Command::new(dir.join(LAUNCHERS).join("python"));
+        command
+            .args(["-s"])
+            .env("PYTHONHOME", dir.join("usr"))
+            .env("PYTHONPATH", modules)
+            .env("LC_ALL", "C");
+        command
+    }
 }
 
 impl Step for S3Step<'_> {
@@ -100,36 +124,57 @@ impl Step for S3Step<'_> {
     }
 
     fn recipe(&self) -> String {
-        format!("{S3} {S3_VERSION} with its feature binary, unoptimised")
+        let suites = self.apt.suites();
+        format!(
+            "{PYTHON} with dependencies and {PIP} alone of {suites}, from PyPI:\n{MOTO}, launchers: \
+             {}{START_S3}",
+            launcher(PYTHON, "python")
+        )
     }
 
     fn build(&self, dir: &Path) -> Result<()> {
-        let mut command = self.workspace.cargo();
-        command.args([
-            "install",
-            S3,
-            "--version",
-            S3_VERSION,
-            "--locked",
-            "--debug",
-        ]);
-        command
-            .args(["--features", "binary", "--no-track", "--root"])
-            .arg(dir);
-        // Its build folder is large, and of no further use.
-        let target = dir.join("target");
-        process::stream(command.env("CARGO_TARGET_DIR", &target))?;
-        super::remove(&target)
+        install(self.apt, &["python3.11"], dir)?;
+        for package in self.apt.download_alone(&[PIP])? {
+            super::unpack(&package, dir)?;
+        }
+        let foreign = Foreign::new(dir.to_path_buf());
+        foreign.launch("python", PYTHON)?;
+        let wheels = dir.join("usr/share/python-wheels");
+        let wheel = fs::read_dir(&wheels)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension().is_some_and(|ending| ending == "whl"))
+            .with_context(|| format!("{PIP} came without a wheel in {}", wheels.display()))?;
+        let wanted = dir.join("moto.txt");
+        fs::write(&wanted, MOTO)?;
+        let mut pip = Self::python(dir, &wheel);
+        // Nothing is built, and nothing comes that the list does not name.
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps"])
+            .args(["--only-binary", ":all:", "--disable-pip-version-check"])
+            .args(["--root-user-action", "ignore"])
+            .arg("--target")
+            .arg(dir.join(MODULES))
+            .arg("-r")
+            .arg(&wanted);
+        process::capture(&mut pip).context(
+            "pip could not install moto; `pip download moto` shows whether PyPI answers",
+        )?;
+        let start = dir.join(LAUNCHERS).join("s3");
+        fs::write(&start, START_S3)?;
+        fs::set_permissions(&start, Permissions::from_mode(0o755))
+            .with_context(|| format!("cannot make {} executable", start.display()))
     }
 
     fn check(&self, dir: &Path) -> Result<Findings> {
-        let text = process::capture(Command::new(dir.join("bin").join(S3)).arg("--version"))?;
-        let found = version(&text).with_context(|| format!("{S3} printed: {text}"))?;
+        let mut ask = Self::python(dir, &dir.join(MODULES));
+        ask.args(["-B", "-c"])
+            .arg("import moto, moto.server, moto.s3.models; print(moto.__version__)");
+        let text = process::capture(&mut ask)?;
+        let found = version(&text).with_context(|| format!("moto printed: {text}"))?;
         ensure!(
-            found == S3_VERSION,
-            "{S3} {found} came instead of {S3_VERSION}"
+            MOTO.lines().any(|line| line == format!("moto=={found}")),
+            "moto {found} came instead of the one that is pinned"
         );
-        Ok(Findings::default().with(S3, found))
+        Ok(Findings::default().with("moto", found))
     }
 }
 
@@ -141,7 +186,7 @@ pub fn found(bed: &Path, etcd: &Findings, s3: &Findings) -> Result<Stores> {
         etcd_version: etcd.get("etcd")?,
         protoc: root.join(LAUNCHERS).join("protoc"),
         protoc_include: include(&root),
-        s3: bed.join("s3/bin").join(S3),
-        s3_version: format!("{S3} {}", s3.get(S3)?),
+        s3: bed.join("s3").join(LAUNCHERS).join("s3"),
+        s3_version: format!("moto {}", s3.get("moto")?),
     })
 }

@@ -14,27 +14,28 @@
 //! transaction bounds nothing. Each of these transactions demands that the lock is still the one
 //! that was taken: who lost it writes nothing any more. Who takes the lock next puts back what was
 //! written and not committed.
+//!
+//! Every value is sealed with its key, so that a flipped bit is damage and never another generation.
 
 mod session;
 mod value;
 
+use super::STEPS;
 use super::catalogue::{Announcement, Catalogue, Edit, Entries, Locked};
 use super::error::StoreError;
 use crate::names::{Batch, Conflict, Cursor, Name, judge};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use session::{Found, Lease, Session};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
-use value::Aged;
+use value::{Aged, opened, sealed};
 
-/// Seconds for which the lock of a host that fell silent stays taken.
-const LOCK_LEASE: i64 = 15;
-/// Seconds for which the announcement of a host that fell silent stays.
-const PUT_LEASE: i64 = 60;
-/// How long to wait for the lock: longer than it outlives its holder.
+/// The lease of an announcement, in those of the lock: who is cut off for a while may still put.
+const PUT_LEASES: u32 = 4;
+/// How long to wait for the lock, at least: longer than it outlives its holder.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Entries that are read at a time.
 const ENTRIES_AT_ONCE: i64 = 1000;
@@ -43,59 +44,76 @@ const OPERATIONS: usize = 100;
 
 /// Names below a prefix of an etcd.
 #[derive(Debug)]
-pub(super) struct Etcd(Session);
+pub(super) struct Etcd {
+    session: Session,
+    lease: u32,
+}
 
 impl Etcd {
-    /// Connects.
+    /// Connects; the lock of a host that falls silent stays taken for `lease` seconds.
     pub(super) fn open(
         members: &[String],
         prefix: &str,
+        lease: u32,
         runtime: Arc<Runtime>,
     ) -> Result<Self, StoreError> {
-        Ok(Self(Session::connect(members, prefix, runtime)?))
+        let session = Session::connect(members, prefix, runtime)?;
+        Ok(Self { session, lease })
     }
 
     fn name(&self, key: &[u8]) -> Result<Name, StoreError> {
-        let names = self.0.key(b"n/");
+        let names = self.session.key(b"n/");
         let key = key.strip_prefix(names.as_slice()).unwrap_or(key);
         Name::from_sort_key(key).map_err(|why| StoreError::Name {
-            place: self.0.place().to_owned(),
+            place: self.session.place().to_owned(),
             why,
         })
     }
 
     fn key_of(&self, name: &Name) -> Vec<u8> {
-        [&self.0.key(b"n/"), name.sort_key()].concat()
+        [self.session.key(b"n/").as_slice(), name.sort_key()].concat()
     }
 
     fn aged(&self, found: &Found) -> Result<(Name, Aged), StoreError> {
         let name = self.name(&found.key)?;
-        let aged = Aged::from_bytes(&format!("the entry of '{name}'"), &found.value)?;
+        let what = format!("the entry of '{name}'");
+        let bytes = opened(name.sort_key(), &found.value, &what)?;
+        let aged = Aged::from_bytes(&what, bytes)?;
         Ok((name, aged))
     }
 
     /// The number under a key, and the revision of etcd at which it was read.
     fn number(&self, key: &[u8]) -> Result<(Option<u64>, i64), StoreError> {
-        let (found, revision) = self.0.get(&self.0.key(key), None)?;
+        let (found, revision) = self.session.get(&self.session.key(key), None)?;
         let Some(found) = found else {
             return Ok((None, revision));
         };
-        let number = found.value.as_slice().try_into().map(u64::from_le_bytes);
-        let number = number.map_err(|_| {
-            let what = String::from_utf8_lossy(key).into_owned();
-            super::error::damaged(what, "8 bytes", found.value.len())
-        })?;
+        let what = format!("the generation '{}'", String::from_utf8_lossy(key));
+        let bytes = opened(key, &found.value, &what)?;
+        let number = bytes.try_into().map(u64::from_le_bytes);
+        let number = number.map_err(|_| super::error::damaged(what, "8 bytes", bytes.len()))?;
         Ok((Some(number), revision))
+    }
+
+    /// Makes a generation the one under a key.
+    fn put_number(&self, key: &[u8], number: u64) -> TxnOp {
+        let value = sealed(key, number.to_le_bytes().to_vec());
+        TxnOp::put(self.session.key(key), value, None)
+    }
+
+    fn put_entry(&self, name: &Name, aged: &Aged) -> TxnOp {
+        let value = sealed(name.sort_key(), aged.to_bytes());
+        TxnOp::put(self.key_of(name), value, None)
     }
 
     /// Every entry, visible or not, as of a revision.
     fn all(&self, within: Option<&Name>, revision: i64) -> Result<Vec<(Name, Aged)>, StoreError> {
-        let names = self.0.key(b"n/");
+        let names = self.session.key(b"n/");
         let mut from = within.map_or_else(|| names.clone(), |name| self.key_of(name));
         let mut all = Vec::new();
         loop {
             let found = self
-                .0
+                .session
                 .range(&from, &names, ENTRIES_AT_ONCE, Some(revision))?;
             let Some(last) = found.last() else {
                 return Ok(all);
@@ -127,14 +145,15 @@ impl Catalogue for Etcd {
 
     fn entry(&self, name: &Name) -> Result<Option<Vec<u8>>, StoreError> {
         let (current, revision) = self.number(b"current")?;
-        let (found, _) = self.0.get(&self.key_of(name), Some(revision))?;
+        let (found, _) = self.session.get(&self.key_of(name), Some(revision))?;
         let aged = found.map(|found| self.aged(&found)).transpose()?;
         Ok(aged.and_then(|(_, aged)| aged.visible(current.unwrap_or(0)).cloned()))
     }
 
     fn lock(&self) -> Result<Box<dyn Locked + '_>, StoreError> {
-        let lease = self.0.lease(LOCK_LEASE)?;
-        let revision = self.0.take(b"lock", &lease, PATIENCE)?;
+        let lease = self.session.lease(self.lease)?;
+        let patience = PATIENCE.max(Duration::from_secs(self.lease.into()) * PUT_LEASES);
+        let revision = self.session.take(b"lock", &lease, patience)?;
         let mut held = Held {
             etcd: self,
             revision,
@@ -146,14 +165,17 @@ impl Catalogue for Etcd {
     }
 
     fn announce(&self, put: Uuid) -> Result<Box<dyn Announcement>, StoreError> {
-        let lease = self.0.lease(PUT_LEASE)?;
-        let key = self.0.key(format!("puts/{put}").as_bytes());
-        self.0.put_under(key, &lease)?;
+        let lease = self.session.lease(self.lease.saturating_mul(PUT_LEASES))?;
+        let key = self.session.key(format!("puts/{put}").as_bytes());
+        self.session.put_under(key, &lease)?;
         Ok(Box::new(lease))
     }
 
     fn check(&self) -> Result<Vec<String>, StoreError> {
-        // etcd checks what it reads from its disks itself.
+        // etcd checks what it reads from its disks itself, and each value has its seal.
+        let (_, revision) = self.number(b"current")?;
+        self.number(b"pending")?;
+        self.all(None, revision)?;
         Ok(Vec::new())
     }
 }
@@ -171,23 +193,41 @@ struct Held<'e> {
 }
 
 impl Held<'_> {
+    /// Does something if the lock is still ours: then nobody has changed a name since we took it.
+    fn ask(&self, operations: Vec<TxnOp>) -> Result<Vec<Found>, StoreError> {
+        let lock = self.etcd.session.key(b"lock");
+        let ours = Compare::create_revision(lock, CompareOp::Equal, self.revision);
+        let txn = Txn::new().when([ours]).and_then(operations);
+        self.etcd.session.txn(txn)?.ok_or(StoreError::LockLost)
+    }
+
     /// Makes changes if the lock is still ours.
     fn write(&self, operations: Vec<TxnOp>) -> Result<(), StoreError> {
-        let lock = self.etcd.0.key(b"lock");
-        let ours = Compare::create_revision(lock, CompareOp::Equal, self.revision);
-        let done = self
-            .etcd
-            .0
-            .txn(Txn::new().when([ours]).and_then(operations))?;
-        done.then_some(()).ok_or(StoreError::LockLost)
+        self.ask(operations).map(drop)
     }
 
     fn write_all(&self, operations: Vec<TxnOp>) -> Result<(), StoreError> {
         let mut operations = operations.into_iter().peekable();
         while operations.peek().is_some() {
             self.write(operations.by_ref().take(OPERATIONS).collect())?;
+            tracing::debug!(target: STEPS, "part of the batch written");
         }
         Ok(())
+    }
+
+    /// What stands behind names, of those that are visible.
+    fn visible_of(&self, names: &[&Name]) -> Result<BTreeMap<Name, Vec<u8>>, StoreError> {
+        let mut visible = BTreeMap::new();
+        for some in names.chunks(OPERATIONS) {
+            let asked = some.iter().map(|name| self.etcd.key_of(name));
+            let asked = asked.map(|key| TxnOp::get(key, None)).collect();
+            for found in self.ask(asked)? {
+                let (name, aged) = self.etcd.aged(&found)?;
+                let value = aged.visible(self.current).cloned();
+                visible.extend(value.map(|value| (name, value)));
+            }
+        }
+        Ok(visible)
     }
 
     /// Puts away what a holder of the lock left that is gone.
@@ -208,12 +248,13 @@ impl Held<'_> {
                             new,
                             old: None,
                         };
-                        operations.push(TxnOp::put(key, aged.to_bytes(), None));
+                        operations.push(self.etcd.put_entry(&name, &aged));
                     }
                 }
             }
             self.write_all(operations)?;
-            self.write(vec![TxnOp::delete(self.etcd.0.key(b"pending"), None)])?;
+            self.write(vec![TxnOp::delete(self.etcd.session.key(b"pending"), None)])?;
+            tracing::debug!(target: STEPS, "another's batch put back");
         }
         Ok(())
     }
@@ -240,11 +281,15 @@ impl Locked for Held<'_> {
     }
 
     fn announced(&mut self) -> Result<BTreeSet<Uuid>, StoreError> {
-        let puts = self.etcd.0.key(b"puts/");
+        let puts = self.etcd.session.key(b"puts/");
         let mut from = puts.clone();
         let mut alive = BTreeSet::new();
         loop {
-            let found = self.etcd.0.range(&from, &puts, ENTRIES_AT_ONCE, None)?;
+            let found = self.ask(vec![self.etcd.session.range_of(
+                &from,
+                &puts,
+                ENTRIES_AT_ONCE,
+            )])?;
             let Some(last) = found.last() else {
                 return Ok(alive);
             };
@@ -258,32 +303,31 @@ impl Locked for Held<'_> {
 
     fn commit(self: Box<Self>, edits: &[Edit]) -> Result<(), StoreError> {
         let generation = self.current + 1;
-        let number = generation.to_le_bytes();
-        let (current, pending) = (self.etcd.0.key(b"current"), self.etcd.0.key(b"pending"));
-        self.write(vec![TxnOp::put(pending.clone(), number, None)])?;
-        let (mut entries, mut gone) = (Vec::new(), Vec::new());
-        for (name, new) in edits {
-            let key = self.etcd.key_of(name);
-            let old = match new {
-                // Judged: it is not there.
-                Some(_) => None,
-                None => {
-                    gone.push(TxnOp::delete(key.clone(), None));
-                    self.etcd.entry(name)?
-                }
-            };
+        self.write(vec![self.etcd.put_number(b"pending", generation)])?;
+        tracing::debug!(target: STEPS, "batch begun");
+        let removed = edits.iter().filter(|(_, new)| new.is_none());
+        let removed: Vec<&Name> = removed.map(|(name, _)| name).collect();
+        let mut before = self.visible_of(&removed)?;
+        let entry = |(name, new): &Edit| {
+            // What comes was judged: it was not there.
             let aged = Aged {
                 generation,
                 new: new.clone(),
-                old,
+                old: before.remove(name),
             };
-            entries.push(TxnOp::put(key, aged.to_bytes(), None));
-        }
+            self.etcd.put_entry(name, &aged)
+        };
+        let entries = edits.iter().map(entry).collect();
+        let gone = removed.into_iter();
+        let gone = gone.map(|name| TxnOp::delete(self.etcd.key_of(name), None));
+        let gone = gone.collect();
         self.write_all(entries)?;
-        self.write(vec![TxnOp::put(current, number, None)])?;
+        self.write(vec![self.etcd.put_number(b"current", generation)])?;
+        tracing::debug!(target: STEPS, "generation current");
         // The batch is visible. Whatever becomes of the rest, the next holder does it.
         let tidy = self.write_all(gone);
-        let tidy = tidy.and_then(|()| self.write(vec![TxnOp::delete(pending, None)]));
+        let pending = TxnOp::delete(self.etcd.session.key(b"pending"), None);
+        let tidy = tidy.and_then(|()| self.write(vec![pending]));
         tracing::debug!(?tidy, "after a batch");
         Ok(())
     }
@@ -317,10 +361,10 @@ impl Cursor for KeyCursor<'_> {
 
     fn seek(&mut self, key: &Name) -> Result<(), StoreError> {
         if !self.spans(key) {
-            let names = self.etcd.0.key(b"n/");
+            let names = self.etcd.session.key(b"n/");
             let at = self.etcd.key_of(key);
-            let before = self.etcd.0.last_before(&names, &at)?;
-            let from_here = self.etcd.0.keys(&at, &names, ENTRIES_AT_ONCE)?;
+            let before = self.etcd.session.last_before(&names, &at)?;
+            let from_here = self.etcd.session.keys(&at, &names, ENTRIES_AT_ONCE)?;
             self.from_start = before.is_none();
             let full = usize::try_from(ENTRIES_AT_ONCE) == Ok(from_here.len());
             self.to_end = !full;

@@ -2,14 +2,17 @@
 
 use crate::store::error::StoreError;
 use etcd_client::{
-    Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, SortOrder, SortTarget, Txn,
-    TxnOp, TxnOpResponse, WatchOptions,
+    Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, PutOptions, SortOrder,
+    SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions,
 };
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+
+/// How long a member may take to answer, and be silent on a connection, before it is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A key with what stands behind it.
 #[derive(Clone, Debug)]
@@ -42,12 +45,17 @@ impl std::fmt::Debug for Session {
 }
 
 /// A lease that is renewed until it is dropped, and then given back.
-#[derive(Debug)]
 pub(super) struct Lease {
     id: i64,
     client: Client,
     runtime: Arc<Runtime>,
     renewal: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Lease").field(&self.id).finish()
+    }
 }
 
 impl Drop for Lease {
@@ -66,7 +74,12 @@ impl Session {
         runtime: Arc<Runtime>,
     ) -> Result<Self, StoreError> {
         let place = format!("etcd://{}/{prefix}", members.join(","));
-        let client = runtime.block_on(Client::connect(members, None));
+        let options = ConnectOptions::new()
+            .with_connect_timeout(PATIENCE)
+            .with_timeout(PATIENCE)
+            .with_keep_alive(PATIENCE, PATIENCE)
+            .with_keep_alive_while_idle(true);
+        let client = runtime.block_on(Client::connect(members, Some(options)));
         let client = client.map_err(|error| StoreError::Names {
             doing: "connecting to",
             place: place.clone(),
@@ -163,23 +176,38 @@ impl Session {
         Ok(found.pop().map(|found| found.key))
     }
 
-    /// Whether a transaction's demands were met, and so its changes made.
-    pub(super) fn txn(&self, txn: Txn) -> Result<bool, StoreError> {
+    /// As [`range`](Self::range), as a part of a transaction.
+    pub(super) fn range_of(&self, from: &[u8], within: &[u8], limit: i64) -> TxnOp {
+        let options = GetOptions::new()
+            .with_range(end_of(within))
+            .with_limit(limit);
+        TxnOp::get(from, Some(options))
+    }
+
+    /// What a transaction read, if its demands were met; else nothing was done.
+    pub(super) fn txn(&self, txn: Txn) -> Result<Option<Vec<Found>>, StoreError> {
         let mut client = self.client.clone();
         let done = self.runtime.block_on(client.txn(txn));
-        Ok(done.map_err(self.failed("writing"))?.succeeded())
+        let done = done.map_err(self.failed("writing"))?;
+        let mut found = Vec::new();
+        for response in done.op_responses() {
+            if let TxnOpResponse::Get(got) = response {
+                found.extend(got.kvs().iter().map(Found::from));
+            }
+        }
+        Ok(done.succeeded().then_some(found))
     }
 
     /// A lease of so many seconds, renewed three times as often.
-    pub(super) fn lease(&self, seconds: i64) -> Result<Lease, StoreError> {
+    pub(super) fn lease(&self, seconds: u32) -> Result<Lease, StoreError> {
         let mut client = self.client.clone();
         let made = self.runtime.block_on(async {
-            let id = client.lease_grant(seconds, None).await?.id();
+            let id = client.lease_grant(seconds.into(), None).await?.id();
             let renewals = client.lease_keep_alive(id).await?;
-            Ok((id, renewals))
+            Ok::<_, etcd_client::Error>((id, renewals))
         });
         let (id, (mut keeper, mut answers)) = made.map_err(self.failed("taking a lease at"))?;
-        let period = Duration::from_secs(seconds.unsigned_abs()) / 3;
+        let period = Duration::from_secs(seconds.into()) / 3;
         let renewal = self.runtime.spawn(async move {
             loop {
                 sleep(period).await;

@@ -1,6 +1,34 @@
 //! What stands behind a key in etcd: what a name was, what it is to be, and from which generation on.
+//!
+//! Everything is sealed with the key that it stands behind: the SHA-256 of both comes last.
 
 use crate::store::error::{StoreError, damaged};
+use crate::store::record::Hash;
+use sha2::{Digest, Sha256};
+
+fn seal(key: &[u8], bytes: &[u8]) -> Hash {
+    let length = u64::try_from(key.len()).unwrap_or(u64::MAX);
+    let mut seal = Sha256::new_with_prefix(length.to_le_bytes());
+    seal.update(key);
+    seal.update(bytes);
+    seal.finalize().into()
+}
+
+/// Bytes to stand behind a key.
+pub(super) fn sealed(key: &[u8], mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.extend(seal(key, &bytes));
+    bytes
+}
+
+/// The bytes that were put behind a key, from those that are there.
+pub(super) fn opened<'b>(key: &[u8], bytes: &'b [u8], what: &str) -> Result<&'b [u8], StoreError> {
+    let split = bytes.split_last_chunk::<{ size_of::<Hash>() }>();
+    let sound = split.filter(|(bytes, found)| seal(key, bytes) == **found);
+    sound.map(|(bytes, _)| bytes).ok_or_else(|| {
+        let expected = "bytes that match their seal and their key";
+        damaged(what, expected, format!("{} others", bytes.len()))
+    })
+}
 
 /// An entry of two ages. It is what it was before `generation` until that one is committed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,6 +102,21 @@ impl Aged {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_sealed_is_good_for_its_key_only() {
+        let bytes = sealed(b"key", b"bytes".to_vec());
+        assert_eq!(opened(b"key", &bytes, "x").unwrap(), b"bytes");
+        assert!(opened(b"kez", &bytes, "x").is_err());
+        for bit in 0..8 * bytes.len() {
+            let mut other = bytes.clone();
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert!(opened(b"key", &other, "x").is_err(), "bit {bit}");
+        }
+        for end in 0..bytes.len() {
+            assert!(opened(b"key", &bytes[..end], "x").is_err(), "{end}");
+        }
+    }
 
     #[test]
     fn entries_come_back_and_others_are_refused() {
