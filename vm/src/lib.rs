@@ -19,6 +19,7 @@ pub mod journal;
 mod machine;
 pub mod mediate;
 mod mover;
+pub mod soak;
 mod target;
 
 pub use backup::Backup;
