@@ -65,6 +65,9 @@ pub enum Command {
     ///
     /// For a disk inside a guest, while the device behind it is moved, killed or replaced.
     Journal(crate::journal::JournalArgs),
+    /// Moves, suspends, tracks, resets and unmaps emulated devices for a while, and watches itself.
+    #[command(hide = true)]
+    Soak(crate::soak::SoakArgs),
 }
 
 /// Where the other side is.

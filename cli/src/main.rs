@@ -21,6 +21,7 @@ mod progress;
 mod receive;
 mod restore;
 mod size;
+mod soak;
 mod store;
 mod stream;
 mod summary;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::QueueState(args) => exit::report(exercise::queue_state(&args)),
         Command::Receive(args) => exit::report(receive::run(&args)),
         Command::Restore(args) => exit::report(restore::run(&args)),
+        Command::Soak(args) => exit::report(soak::run(&args)),
         Command::Store(command) => exit::report(store::run(&command)),
         Command::Stream(command) => exit::report(stream::run(&command)),
         Command::Suspend(args) => exit::report(exercise::suspend(&args)),

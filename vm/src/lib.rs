@@ -21,6 +21,7 @@ mod machine;
 pub mod mediate;
 mod mover;
 mod seat;
+pub mod soak;
 mod target;
 
 pub use backup::Backup;

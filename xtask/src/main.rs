@@ -9,6 +9,7 @@ mod conformance;
 mod figures;
 mod guest;
 mod process;
+mod soak;
 mod test;
 mod testbed;
 mod workspace;
@@ -36,6 +37,8 @@ enum Command {
     Matrix(conformance::matrix::Options),
     /// Run the benchmarks
     Bench(BenchOptions),
+    /// Move, suspend, checkpoint, kill and unmap for a while, and watch what grows
+    Soak(soak::Options),
 }
 
 #[derive(Args)]
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&workspace, &options),
         Command::Matrix(options) => conformance::matrix::run(&workspace, &options).map(|()| true),
         Command::Bench(options) if options.check => bench::check(&workspace),
+        Command::Soak(options) => soak::run(&workspace, &options).map(|()| true),
         Command::Bench(_) => bench::run(&workspace).map(|()| true),
     });
     match done {

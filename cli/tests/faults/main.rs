@@ -6,7 +6,7 @@
 //! `TIDEMARK_FAULT_RUNS` says how many runs are to count, in which the fault did happen. They take
 //! the steps, sides and faults in turn, and a turn in which nothing happened is tried again: so each
 //! step of each side is hit as often as any other, by construction. Each run prints a line; the last
-//! line of each kind has the figures as one JSON object.
+//! line of each kind has the figures as one JSON object. `TIDEMARK_FAULT_SEED` makes other runs.
 
 mod checkpoint;
 mod migrate;
@@ -41,7 +41,9 @@ fn runs() -> u64 {
 
 /// Everything random of a try.
 fn random(turn: u64, attempt: u64) -> Random {
-    Random::new(turn * ATTEMPTS + attempt)
+    let told = std::env::var("TIDEMARK_FAULT_SEED").ok();
+    let seed = told.map_or(0, |told| told.parse::<u64>().expect("a seed"));
+    Random::new(seed.wrapping_mul(1 << 32) + turn * ATTEMPTS + attempt)
 }
 
 /// Takes all turns, and each until something has happened in it. The tries of a turn are made by

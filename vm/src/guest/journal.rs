@@ -94,6 +94,18 @@ impl Journal {
         })
     }
 
+    /// Goes on with a journal that there is.
+    ///
+    /// # Errors
+    /// [`VmError::File`].
+    pub(crate) fn go_on(path: &Path) -> Result<Self, VmError> {
+        let file = File::options().append(true).open(path);
+        Ok(Self {
+            path: path.to_owned(),
+            file: BufWriter::new(file.map_err(VmError::file("open the journal", path))?),
+        })
+    }
+
     /// Adds a line.
     ///
     /// # Errors
