@@ -40,13 +40,26 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     words.flatten().take(length).collect()
 }
 
-/// What a peer does with its connection, and what is said of it.
-type Deed = (
-    &'static str,
-    fn(&mut TcpStream),
-    &'static [&'static str],
-    bool,
-);
+/// What a peer does with its connection.
+struct Deed {
+    what: &'static str,
+    does: fn(&mut TcpStream),
+    /// What is said of it.
+    says: &'static str,
+    /// Keeps the connection until the other side has ended.
+    stays: bool,
+}
+
+impl Deed {
+    fn new(what: &'static str, does: fn(&mut TcpStream), says: &'static str, stays: bool) -> Self {
+        Self {
+            what,
+            does,
+            says,
+            stays,
+        }
+    }
+}
 
 /// Sends what may still be taken.
 fn send(stream: &mut TcpStream, bytes: &[u8]) {
@@ -56,36 +69,35 @@ fn send(stream: &mut TcpStream, bytes: &[u8]) {
 
 #[test]
 fn a_destination_takes_no_guest_from_a_stranger() {
-    // The last: the peer keeps the connection until the other side has ended.
-    let deeds: [Deed; 6] = [
-        (
+    let deeds = [
+        Deed::new(
             "noise",
             |stream| send(stream, &noise(1, 64 << 10)),
-            &["no guest arrived", "expected the ident"],
+            "expected the ident",
             true,
         ),
-        (
+        Deed::new(
             "a header and noise",
             |stream| {
                 send(stream, b"LibxlFmt\0\0\0\x02\0\0\0\0");
                 send(stream, &noise(2, 64 << 10));
             },
-            &["no guest arrived", "malformed stream at byte", "expected"],
+            "malformed stream at byte",
             true,
         ),
-        (
+        Deed::new(
             "silence",
             |_| {},
-            &["no guest arrived", "nothing moved within the time limit"],
+            "nothing moved within the time limit",
             true,
         ),
-        (
+        Deed::new(
             "half a header and silence",
             |stream| send(stream, b"LibxlFmt\0"),
-            &["no guest arrived", "nothing moved within the time limit"],
+            "nothing moved within the time limit",
             true,
         ),
-        (
+        Deed::new(
             "half a header, slowly, and the end",
             |stream| {
                 for byte in b"LibxlFmt\0" {
@@ -93,17 +105,13 @@ fn a_destination_takes_no_guest_from_a_stranger() {
                     std::thread::sleep(Duration::from_millis(5));
                 }
             },
-            &["no guest arrived", "ends at byte 9"],
+            "ends at byte 9",
             false,
         ),
-        (
-            "nothing and the end",
-            |_| {},
-            &["no guest arrived", "ends at byte 0"],
-            false,
-        ),
+        Deed::new("nothing and the end", |_| {}, "ends at byte 0", false),
     ];
-    for (what, deed, says, stays) in deeds {
+    for deed in deeds {
+        let what = deed.what;
         let folder = tempfile::tempdir().unwrap();
         let mut process = tidemark("receive --listen tcp:127.0.0.1:0", &folder)
             .spawn()
@@ -115,9 +123,9 @@ fn a_destination_takes_no_guest_from_a_stranger() {
             .unwrap();
         let place = line.trim_end().strip_prefix("listening on tcp:").unwrap();
         let mut stream = TcpStream::connect(place).unwrap();
-        deed(&mut stream);
-        let kept = stays.then_some(stream);
-        end(process, what, says);
+        (deed.does)(&mut stream);
+        let kept = deed.stays.then_some(stream);
+        end(process, what, &["no guest arrived", deed.says]);
         drop(kept);
         assert!(evidence::read_after(folder.path()).is_err(), "{what}");
     }
@@ -126,20 +134,20 @@ fn a_destination_takes_no_guest_from_a_stranger() {
 #[test]
 fn a_source_keeps_its_guest_from_a_stranger() {
     let whole = "the guest runs on at its source, whole";
-    let deeds: [(&str, fn(&mut TcpStream), &str, bool); 5] = [
-        (
+    let deeds = [
+        Deed::new(
             "noise",
             |stream| send(stream, &noise(3, 4 << 10)),
             "expected an answer from the destination, got type",
             true,
         ),
-        (
+        Deed::new(
             "silence",
             |_| {},
             "nothing moved within the time limit",
             true,
         ),
-        (
+        Deed::new(
             "an answer, some of the guest, slowly, and silence",
             |stream| {
                 // OPENED, then pages are taken as if the memory were slow.
@@ -153,16 +161,17 @@ fn a_source_keeps_its_guest_from_a_stranger() {
             "nothing moved within the time limit",
             true,
         ),
-        (
+        Deed::new(
             "an answer to nothing",
             // RUNNING, without a guest.
             |stream| send(stream, &[8, 0, 0x44, 0x54, 0, 0, 0, 0]),
             "got RUNNING",
             true,
         ),
-        ("the end", |_| {}, "the destination vanished", false),
+        Deed::new("the end", |_| {}, "the destination vanished", false),
     ];
-    for (what, deed, says, stays) in deeds {
+    for deed in deeds {
+        let what = deed.what;
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = listener.local_addr().unwrap();
@@ -171,9 +180,9 @@ fn a_source_keeps_its_guest_from_a_stranger() {
         );
         let process = tidemark(&how, &folder).spawn().unwrap();
         let (mut stream, _) = listener.accept().unwrap();
-        deed(&mut stream);
-        let kept = stays.then_some(stream);
-        end(process, what, &[says, whole]);
+        (deed.does)(&mut stream);
+        let kept = deed.stays.then_some(stream);
+        end(process, what, &[deed.says, whole]);
         drop(kept);
     }
 }

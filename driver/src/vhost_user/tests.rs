@@ -231,7 +231,10 @@ fn the_log_is_a_source_of_dirty_pages() {
     let mut dirty = DirtySet::new(0x200);
     let early = source.report(all.clone(), &mut dirty);
     assert!(matches!(early, Err(DirtyError::NotStarted)));
-    assert_eq!(source.start(&[all.clone()], 1 << 16).unwrap(), 4096);
+    assert_eq!(
+        source.start(std::slice::from_ref(&all), 1 << 16).unwrap(),
+        4096
+    );
     mark(0x105);
     mark(0x1a6);
     // Outside of what is asked for it stays, and what is put back comes again.

@@ -22,7 +22,7 @@ pub struct Connection(Arc<Kind>);
 #[derive(Debug)]
 enum Kind {
     Plain(OwnedFd),
-    Tls(Session),
+    Tls(Box<Session>),
 }
 
 impl From<UnixStream> for Connection {
@@ -57,7 +57,7 @@ impl Connection {
         limit: Duration,
     ) -> Result<Self, HandshakeError> {
         let session = Session::connect(socket.into(), keys, limit)?;
-        Ok(Self(Arc::new(Kind::Tls(session))))
+        Ok(Self(Arc::new(Kind::Tls(Box::new(session)))))
     }
 
     /// TLS with an end that this one waited for.
@@ -70,7 +70,7 @@ impl Connection {
         limit: Duration,
     ) -> Result<Self, HandshakeError> {
         let session = Session::accept(socket.into(), keys, limit)?;
-        Ok(Self(Arc::new(Kind::Tls(session))))
+        Ok(Self(Arc::new(Kind::Tls(Box::new(session)))))
     }
 
     fn socket(&self) -> BorrowedFd<'_> {
