@@ -4,7 +4,7 @@
 //! track    lock all; here: tracked       there: held for a guest that arrives
 //! switch            here: suspended      there: may go on, if the guest moves
 //! resume            here: running again  there: apart, if it was to move; or held as before
-//! end               as it was before, unless the guest has left; release all
+//! end               here: as before, unless the guest has left; release all
 //! ```
 //!
 //! Each line is one change of all, in one [`LockedSet`] that holds its locks from the first to the last.
@@ -257,18 +257,16 @@ impl Ensemble {
         self.apply(Step::Resume, staged)
     }
 
-    /// Lets go of all.
+    /// Lets go of all. Those there are what their guest's room makes of them, if that is still there.
     ///
     /// # Errors
-    /// [`EnsembleError`]: not all are what they were. They are released all the same, but for those in the
+    /// [`EnsembleError`]: not all of those here are what they were. They are released all the same, but for those in the
     /// report.
     pub fn end(&mut self, end: End) -> Result<(), EnsembleError> {
         let mut done = Ok(());
         if end == End::Stays && self.holds() {
             let was = |this: &Self, name: &str| this.before.get(name).cloned().unwrap_or_default();
-            if self.moves {
-                self.part();
-            }
+            self.part();
             done = self
                 .stage(Step::Restore, was)
                 .and_then(|staged| self.apply(Step::Restore, staged));

@@ -52,7 +52,7 @@ impl EmulatedGuest {
     /// are what they were before.
     ///
     /// # Errors
-    /// In words: what could not be made what it was.
+    /// In words, what could not be made what it was, not even without agents.
     pub fn end_conduct(&mut self, end: End) -> Result<(), String> {
         let Some(ensemble) = &mut self.conducted.ensemble else {
             return Ok(());
@@ -61,14 +61,11 @@ impl EmulatedGuest {
             // Before anyone else can have their locks.
             self.conducted.seats.iter().for_each(|seat| seat.leave());
         }
-        let ended = ensemble.end(end);
-        let taken = match (&ended, end) {
-            (Err(_), End::Stays) => self.take_back(),
-            _ => Ok(()),
+        let Err(error) = ensemble.end(end) else {
+            return Ok(());
         };
-        ended
-            .map_err(|error| error.to_string())
-            .and(taken.map_err(|error| error.to_string()))
+        tracing::warn!(%error, "the guest takes its devices back from their agents");
+        self.take_back().map_err(|error| error.to_string())
     }
 
     pub(super) fn conducted_track(
