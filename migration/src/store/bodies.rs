@@ -295,9 +295,9 @@ fn failed(
     object: &dyn std::fmt::Display,
 ) -> impl FnOnce(object_store::Error) -> StoreError {
     let object = object.to_string();
-    move |source| StoreError::Bodies {
+    move |cause| StoreError::Bodies {
         doing,
         object,
-        source: Box::new(source),
+        cause: Box::new(cause),
     }
 }

@@ -10,24 +10,24 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A file or folder of the store failed.
-    #[error("{doing} {}: {source}", .path.display())]
+    #[error("{doing} {}: {cause}", .path.display())]
     File {
         /// What was being done.
         doing: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The place where bodies are failed.
-    #[error("{doing} {object}: {source}")]
+    #[error("{doing} {object}: {cause}")]
     Bodies {
         /// What was being done.
         doing: &'static str,
         /// The object.
         object: String,
-        /// What the place said.
-        source: Box<object_store::Error>,
+        /// What the place said, with all that it was caused by.
+        cause: Box<object_store::Error>,
     },
     /// The place where names are failed.
     #[error("{doing} {place}: {cause}")]
@@ -124,11 +124,7 @@ pub(super) fn file(
     path: impl Into<PathBuf>,
 ) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.into();
-    move |source| StoreError::File {
-        doing,
-        path,
-        source,
-    }
+    move |cause| StoreError::File { doing, path, cause }
 }
 
 /// Something that is not what was put there.
