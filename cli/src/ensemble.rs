@@ -62,6 +62,10 @@ impl Own {
             command.arg("--device");
             command.arg(format!("disk{device}=guest:{}", seat.display()));
         }
+        if std::env::var_os("RUST_LOG").is_none() {
+            // A guest that leaves takes its devices with it, which an agent warns of.
+            command.env("RUST_LOG", "error");
+        }
         // Its end is that of its input. A terminal's signals are for this program alone.
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.process_group(0);

@@ -100,7 +100,10 @@ impl Seat {
 
     /// The guest has left: whatever is asked for, its device is not touched any more.
     pub(crate) fn leave(&self) {
-        self.state().device = None;
+        let mut state = self.state();
+        state.device = None;
+        // An agent that is killed and comes back finds nothing to bring back to what it was.
+        state.fresh = true;
     }
 
     /// Lets the device go on untracked, and makes void what was configured.

@@ -115,6 +115,7 @@ fn an_agent_configures_the_device_of_a_running_guest() {
 
     // The guest goes: its device is not touched any more, whoever asks.
     drop(guest);
+    assert!(device.was_reset());
     assert!(device.apply(&tracked()).is_err());
 }
 
