@@ -443,32 +443,32 @@ fn progress_for_machines_is_one_object_a_line() {
     );
 }
 
-/// The same guest and bandwidth: too much at full speed, and little enough when slowed down.
 #[test]
 fn a_guest_that_does_not_converge_ends_as_asked() {
-    let run = |how: &str| {
+    let run = |how: &str, megabytes: u32| {
         let output = tidemark(&SMALL)
-            .args([
-                "--plain-copies=0",
-                "--max-bandwidth=100M",
-                "--downtime-limit=60",
-            ])
+            .args(["--plain-copies=0", "--downtime-limit=60"])
+            .arg(format!("--max-bandwidth={megabytes}M"))
             .args(["--max-rounds=4", "--unconverged", how])
             .output()
             .unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), json(&output.stdout), text)
     };
-    let (code, figures, text) = run("stop");
+    let (code, figures, text) = run("stop", 8);
     assert_eq!(code, Some(1), "{figures:#}");
     assert!(text.contains("does not converge"), "{text}");
     assert_eq!(figures["source_whole"], true, "{figures:#}");
     assert!(figures["pages_put_back"].as_u64() > Some(0), "{figures:#}");
-    let (code, figures, text) = run("throttle");
-    assert_eq!(code, Some(0), "{text}: {figures:#}");
-    let rounds = figures["rounds"].as_array().unwrap();
-    let slowest = rounds.iter().filter_map(|r| r["throttle"].as_u64()).max();
-    assert!(slowest >= Some(20), "{figures:#}");
+    // How fast the guest is depends on the machine: less and less bandwidth, until it is too much.
+    let throttled = [100, 50, 25].into_iter().any(|megabytes| {
+        let (code, figures, text) = run("throttle", megabytes);
+        assert_eq!(code, Some(0), "{megabytes} MB/s: {text}: {figures:#}");
+        let rounds = figures["rounds"].as_array().unwrap();
+        let slowest = rounds.iter().filter_map(|r| r["throttle"].as_u64()).max();
+        slowest >= Some(20)
+    });
+    assert!(throttled, "it always converged by itself");
 }
 
 #[test]
