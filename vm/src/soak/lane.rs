@@ -16,6 +16,7 @@ use driver::dirty::DirtySet;
 use migration::observe::Silent;
 use migration::policy::Rounds;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -70,12 +71,17 @@ impl<'a> Lane<'a> {
     pub(super) fn step(&mut self) -> (Figures, Vec<String>) {
         let from = self.state;
         let mut figures = Figures::default();
-        let done = match self.below(8) {
+        // A lane that is gone would leave the others waiting for it for ever.
+        let done = catch_unwind(AssertUnwindSafe(|| match self.below(8) {
             0 => self.suspend(&mut figures),
             1 => self.track(&mut figures),
             _ => self.travel(&mut figures),
+        }));
+        let objections = match done {
+            Ok(Ok(objections)) => objections,
+            Ok(Err(error)) => vec![error.to_string()],
+            Err(_) => vec!["panicked, as the error output says".to_owned()],
         };
-        let objections = done.unwrap_or_else(|error| vec![error.to_string()]);
         let lane = self.number;
         let located = |what: String| format!("lane {lane}, state {from:#x}: {what}");
         (figures, objections.into_iter().map(located).collect())

@@ -59,8 +59,6 @@ pub struct Figures {
     pub moves: u64,
     /// Of those, how many had an owner that kept records or moved parts.
     pub owned: u64,
-    /// Guests that stayed because the move was cancelled, whole.
-    pub cancelled: u64,
     /// Suspensions of devices with full queues, outside of moves.
     pub suspensions: u64,
     /// Rounds of tracking, outside of moves.
@@ -86,7 +84,6 @@ impl Figures {
         let pairs = [
             (&mut self.moves, other.moves),
             (&mut self.owned, other.owned),
-            (&mut self.cancelled, other.cancelled),
             (&mut self.suspensions, other.suspensions),
             (&mut self.rounds, other.rounds),
             (&mut self.resets, other.resets),
