@@ -7,16 +7,19 @@ use crate::observe::Observer;
 use crate::pace::{Bandwidth, Bucket};
 use crate::policy::{Decision, Policy, Seen};
 use crate::report::{Report, RoundReport, SourceShare};
-use crate::stream::{BATCH_PAGES, SourceStream};
-use crate::zero;
+use crate::stream::{BATCH_PAGES, New, Sent, SourceStream};
 use driver::dirty::{DirtySet, PAGE_SIZE};
 use driver::memory::DmaMemory;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// Pages handed to the stream at a time: as many as several records take, because one of scattered
-/// pages takes fewer than [`BATCH_PAGES`].
+/// Pages handed to the stream at a time, to begin with: as many as several records take, because
+/// one of scattered pages takes fewer than [`BATCH_PAGES`].
 const PORTION: usize = 8 * BATCH_PAGES;
+/// And at most.
+const PORTION_MAX: usize = 128 * BATCH_PAGES;
+/// So long may a portion take at least: between two, nothing is on its way.
+const PROMPT: Duration = Duration::from_millis(50);
 /// Portions in a second, at least, when the bandwidth is limited.
 const PORTIONS_PER_SECOND: u64 = 20;
 /// A round of fewer bytes says nothing of the bandwidth.
@@ -97,6 +100,8 @@ struct Migration<'g, 'o> {
     round: u32,
     paused: bool,
     bandwidth: Option<f64>,
+    /// Pages handed to the stream at a time if nothing limits the bandwidth.
+    portion: usize,
     throttle: u8,
     report: Report,
 }
@@ -126,6 +131,7 @@ impl<'g, 'o> Migration<'g, 'o> {
             round: 0,
             paused: false,
             bandwidth: None,
+            portion: PORTION,
             throttle: 0,
             report,
         }
@@ -293,33 +299,33 @@ impl<'g, 'o> Migration<'g, 'o> {
         let (round, pages) = (self.round, dirty.pages.count());
         observer.round_started(round, pages, self.paused);
         let begun = Instant::now();
-        let (mut sent, mut bytes, mut zeros) = (0, 0, 0);
-        let portion = self.portion();
-        let mut batch = Vec::with_capacity(portion);
+        let (mut sent, mut out) = (0, Sent::default());
+        // Only what has never been sent may go without its bytes: nobody over there has others in
+        // its place.
+        let new = if round == 1 {
+            New::All
+        } else {
+            New::Unknown
+        };
+        let mut batch = Vec::new();
         let mut numbers = dirty.pages.iter();
         loop {
             batch.clear();
-            batch.extend(numbers.by_ref().take(portion));
+            batch.extend(numbers.by_ref().take(self.portion()));
             self.check_cancel()?;
             if batch.is_empty() {
                 break;
             }
             sent += u64::try_from(batch.len()).unwrap_or(u64::MAX);
-            let mut put = 0;
-            if round == 1 {
-                // Only what has never been sent may go without its bytes: nobody over there has
-                // others in its place.
-                let empty = zero::take_out(&self.memory, &mut batch);
-                zeros += u64::try_from(empty.len()).unwrap_or(u64::MAX);
-                put += stream.zero_pages(&self.memory, &empty)?;
-            }
-            put += stream.pages(&self.memory, &batch)?;
-            bytes += put;
+            let begin = Instant::now();
+            let put = stream.pages(&self.memory, &batch, new)?;
+            self.adapt(batch.len(), begin.elapsed());
+            out += put;
             observer.progress(round, sent);
-            self.keep_pace(put)?;
+            self.keep_pace(put.bytes)?;
         }
         let unchanged = stream.round_end(round)?;
-        self.measure(bytes, begun.elapsed());
+        self.measure(out.bytes, begun.elapsed());
         let mut same = DirtySet::new(dirty.pages.len());
         for page in unchanged {
             same.insert(page);
@@ -327,8 +333,8 @@ impl<'g, 'o> Migration<'g, 'o> {
         let report = RoundReport {
             round,
             pages,
-            zeros,
-            bytes,
+            zeros: out.zeros,
+            bytes: out.bytes,
             unchanged: same.count(),
             shares: self.shares(&same),
             elapsed_ns: nanos(dirty.started.elapsed()),
@@ -351,8 +357,21 @@ impl<'g, 'o> Migration<'g, 'o> {
                 let pages = rate / PORTIONS_PER_SECOND / PAGE_SIZE;
                 usize::try_from(pages).map_or(PORTION, |pages| pages.clamp(1, PORTION))
             }
-            _ => PORTION,
+            _ => self.portion,
         }
+    }
+
+    /// Makes the next portion larger if this one was soon gone, and smaller if it took so long that
+    /// whoever cancels would wait.
+    fn adapt(&mut self, pages: usize, took: Duration) {
+        if pages < self.portion {
+            return;
+        }
+        self.portion = match self.portion {
+            few if took < PROMPT && few < PORTION_MAX => few * 2,
+            many if took > 4 * PROMPT && many > BATCH_PAGES => many / 2,
+            right => right,
+        };
     }
 
     fn keep_pace(&mut self, bytes: u64) -> Result<(), MigrationError> {

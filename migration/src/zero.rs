@@ -1,5 +1,6 @@
 //! Pages of zeros, which need no bytes on the wire.
 
+use crate::stream::New;
 use driver::dirty::PAGE_SIZE;
 use driver::memory::DmaMemory;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,11 +8,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Words looked at before deciding whether to look on: a cache line.
 const LINE: usize = 8;
 
+/// The pages that need no bytes, and those that do, each in order: the first are the `new` ones that
+/// hold nothing but zeros.
+pub(crate) fn split(memory: &[DmaMemory], pages: &[u64], new: New) -> (Vec<u64>, Vec<u64>) {
+    let mut full = pages.to_vec();
+    let empty = match new {
+        New::All => take_out(memory, &mut full),
+        New::Unknown => Vec::new(),
+    };
+    (empty, full)
+}
+
 /// Takes the pages out of `pages` that hold nothing but zeros, and returns them in order.
 ///
 /// Whoever writes such a page meanwhile marks it, and so it is sent again: what counts is what is
 /// seen after tracking has begun.
-pub(crate) fn take_out(memory: &[DmaMemory], pages: &mut Vec<u64>) -> Vec<u64> {
+fn take_out(memory: &[DmaMemory], pages: &mut Vec<u64>) -> Vec<u64> {
     let mut empty = Vec::new();
     let mut window: Option<(&DmaMemory, &[AtomicU64])> = None;
     pages.retain(|page| {

@@ -3,13 +3,14 @@
 //! The file grows under another name beside its own and takes its own when it is whole and on the
 //! disk: under its name there is a whole guest or nothing new.
 
-use super::framing::{Bad, StreamError};
+use super::framing::{Bad, StreamError, widen};
 use super::intake::Intake;
 use super::outgoing::Outgoing;
 use super::reader::{Format, Reader};
-use super::{Answer, BATCH_PAGES, DestinationStream, Order, SourceStream};
+use super::{Answer, BATCH_PAGES, DestinationStream, New, Order, Sent, SourceStream};
 use crate::error::{GuestError, MigrationError};
 use crate::guest::DeviceRecord;
+use crate::zero;
 use driver::memory::DmaMemory;
 use std::fs::{self, File};
 use std::io;
@@ -89,24 +90,30 @@ impl SourceStream for Save {
         ))
     }
 
-    fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError> {
+    fn pages(
+        &mut self,
+        memory: &[DmaMemory],
+        pages: &[u64],
+        new: New,
+    ) -> Result<Sent, MigrationError> {
         let before = self.out.writer.written();
-        let mut rest = pages;
-        while !rest.is_empty() {
-            let done = self.out.pages(memory, rest);
-            let written = done.map_err(self.failed("saving pages"))?;
-            rest = rest.get(written.pages..).unwrap_or_default();
+        let mut zeros = 0;
+        for batch in pages.chunks(BATCH_PAGES) {
+            let (empty, full) = zero::split(memory, batch, new);
+            if !empty.is_empty() {
+                let done = self.out.zero_pages(&empty);
+                done.map_err(self.failed("saving pages of zeros"))?;
+                zeros += widen(empty.len());
+            }
+            let mut rest = full.as_slice();
+            while !rest.is_empty() {
+                let done = self.out.pages(memory, rest);
+                let written = done.map_err(self.failed("saving pages"))?;
+                rest = rest.get(written.pages..).unwrap_or_default();
+            }
         }
-        Ok(self.out.writer.written() - before)
-    }
-
-    fn zero_pages(&mut self, _: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError> {
-        let before = self.out.writer.written();
-        for record in pages.chunks(BATCH_PAGES) {
-            let done = self.out.zero_pages(record);
-            done.map_err(self.failed("saving pages of zeros"))?;
-        }
-        Ok(self.out.writer.written() - before)
+        let bytes = self.out.writer.written() - before;
+        Ok(Sent { bytes, zeros })
     }
 
     fn round_end(&mut self, _round: u32) -> Result<Vec<u64>, MigrationError> {

@@ -7,10 +7,11 @@ use super::outgoing::Outgoing;
 use super::reader::{Format, Reader};
 use super::session::{Message, REFUSAL_MAX, bits, of_bits};
 use super::vectored::{GatherWrite, ScatterRead};
-use super::{Answer, BATCH_PAGES, DestinationStream, Order, SourceStream};
+use super::{Answer, BATCH_PAGES, DestinationStream, New, Order, Sent, SourceStream};
 use crate::error::{GuestError, MigrationError};
 use crate::guest::DeviceRecord;
 use crate::tls::{TLS_CAME, is_tls};
+use crate::zero;
 use driver::memory::DmaMemory;
 use std::collections::VecDeque;
 use std::io;
@@ -119,6 +120,15 @@ impl<S: ScatterRead + GatherWrite> Source<S> {
         }
     }
 
+    /// A record of these pages has been sent; waits for an older one if too many are unanswered.
+    fn under_way(&mut self, record: &[u64]) -> Result<(), MigrationError> {
+        self.pending.push_back(record.to_vec());
+        if self.pending.len() > WINDOW {
+            self.taken()?;
+        }
+        Ok(())
+    }
+
     /// Waits until the oldest record under way has been taken.
     fn taken(&mut self) -> Result<(), MigrationError> {
         let doing = "waiting until pages have been taken";
@@ -191,33 +201,33 @@ impl<S: ScatterRead + GatherWrite> SourceStream for Source<S> {
         Ok(started.elapsed())
     }
 
-    fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError> {
-        let mut rest = pages;
+    fn pages(
+        &mut self,
+        memory: &[DmaMemory],
+        pages: &[u64],
+        new: New,
+    ) -> Result<Sent, MigrationError> {
         let before = self.out.writer.written();
-        while !rest.is_empty() {
-            let written = self.out.pages(memory, rest);
-            let written = written.map_err(|error| self.unsent("sending pages", error))?;
-            let (record, others) = rest.split_at(written.pages);
-            self.pending.push_back(record.to_vec());
-            rest = others;
-            if self.pending.len() > WINDOW {
-                self.taken()?;
+        let mut zeros = 0;
+        for batch in pages.chunks(BATCH_PAGES) {
+            let (empty, full) = zero::split(memory, batch, new);
+            if !empty.is_empty() {
+                let sent = self.out.zero_pages(&empty);
+                sent.map_err(|error| self.unsent("sending pages of zeros", error))?;
+                zeros += widen(empty.len());
+                self.under_way(&empty)?;
+            }
+            let mut rest = full.as_slice();
+            while !rest.is_empty() {
+                let written = self.out.pages(memory, rest);
+                let written = written.map_err(|error| self.unsent("sending pages", error))?;
+                let (record, others) = rest.split_at(written.pages);
+                self.under_way(record)?;
+                rest = others;
             }
         }
-        Ok(self.out.writer.written() - before)
-    }
-
-    fn zero_pages(&mut self, _: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError> {
-        let before = self.out.writer.written();
-        for record in pages.chunks(BATCH_PAGES) {
-            let sent = self.out.zero_pages(record);
-            sent.map_err(|error| self.unsent("sending pages of zeros", error))?;
-            self.pending.push_back(record.to_vec());
-            if self.pending.len() > WINDOW {
-                self.taken()?;
-            }
-        }
-        Ok(self.out.writer.written() - before)
+        let bytes = self.out.writer.written() - before;
+        Ok(Sent { bytes, zeros })
     }
 
     fn round_end(&mut self, _round: u32) -> Result<Vec<u64>, MigrationError> {

@@ -50,14 +50,14 @@ pub trait SourceStream {
     /// Sends all of `memory` as plain bytes, for comparison only; the destination forgets them.
     /// Returns how long it took until the destination had everything.
     fn plain_copy(&mut self, memory: &[DmaMemory]) -> Result<Duration, MigrationError>;
-    /// Sends pages by number, ascending; all lie in `memory`. Returns the bytes put on the wire.
-    fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError>;
-    /// Sends pages that hold nothing but zeros, by number, ascending, and none of which has been sent
-    /// before. Returns the bytes put on the wire. A stream that has no way to say so sends them as
-    /// any others.
-    fn zero_pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError> {
-        self.pages(memory, pages)
-    }
+    /// Sends pages by number, ascending; all lie in `memory`. Of those that are `new`, those that hold
+    /// nothing but zeros go without their bytes.
+    fn pages(
+        &mut self,
+        memory: &[DmaMemory],
+        pages: &[u64],
+        new: New,
+    ) -> Result<Sent, MigrationError>;
     /// Ends a round: waits until the destination has all its pages. Returns those whose bytes it
     /// already had.
     fn round_end(&mut self, round: u32) -> Result<Vec<u64>, MigrationError>;
@@ -70,6 +70,31 @@ pub trait SourceStream {
     fn go(&mut self) -> Result<(), MigrationError>;
     /// Tells the destination, if it is still there, that nothing will come of it.
     fn abort(&mut self);
+}
+
+/// Whether pages are sent for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum New {
+    /// None of them has been sent before: over there is nothing in their place.
+    All,
+    /// Any of them may have been sent before.
+    Unknown,
+}
+
+/// What went out for pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes put on the wire.
+    pub bytes: u64,
+    /// Pages of zeros that went without their bytes.
+    pub zeros: u64,
+}
+
+impl std::ops::AddAssign for Sent {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.zeros += other.zeros;
+    }
 }
 
 /// What the source said.

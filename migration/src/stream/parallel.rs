@@ -11,19 +11,20 @@ use super::framing::{HEAD_BYTES, Head};
 use super::live::{Destination, Source};
 use super::session::Message;
 use super::vectored::{GatherWrite, ScatterRead};
-use super::{DestinationStream, SourceStream};
+use super::{BATCH_PAGES, DestinationStream, New, Sent, SourceStream};
 use crate::error::MigrationError;
 use crate::guest::DeviceRecord;
 use crate::receive::Lanes;
 use crate::tls::{TLS_CAME, is_tls};
 use driver::memory::DmaMemory;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use uuid::Uuid;
 
 /// Most connections of one migration.
 pub const CONNECTIONS_MAX: usize = 64;
-/// Fewer pages than this for each connection are not worth a thread.
+/// Fewer pages than this are not worth a thread.
 const WORTH: usize = 64;
 
 /// The source's end over several connections.
@@ -81,24 +82,21 @@ impl<S: ScatterRead + GatherWrite + Send> Parallel<S> {
         self.main.round_end(0).map(drop)
     }
 
-    /// Does something on all connections at once, the stream's first; adds up what they return.
-    fn each<T: Send>(
+    /// Sends on as many connections at once as there are pieces, the stream's first; adds up what
+    /// was sent.
+    fn each(
         &mut self,
-        parts: Vec<T>,
-        act: impl Fn(&mut Source<S>, T) -> Result<u64, MigrationError> + Sync,
-    ) -> Result<u64, MigrationError> {
-        let mut parts = parts.into_iter();
-        let Some(first) = parts.next() else {
-            return Ok(0);
-        };
-        let (act, lanes, main) = (&act, &mut self.lanes, &mut self.main);
+        pieces: usize,
+        send: impl Fn(&mut Source<S>) -> Result<Sent, MigrationError> + Sync,
+    ) -> Result<Sent, MigrationError> {
+        let (send, lanes, main) = (&send, &mut self.lanes, &mut self.main);
         let (mine, others) = std::thread::scope(|scope| {
             let threads: Vec<_> = lanes
                 .iter_mut()
-                .zip(parts)
-                .map(|(lane, part)| scope.spawn(move || act(lane, part)))
+                .take(pieces.saturating_sub(1))
+                .map(|lane| scope.spawn(move || send(lane)))
                 .collect();
-            let mine = act(main, first);
+            let mine = send(main);
             let others: Vec<_> = threads.into_iter().map(|t| t.join()).collect();
             (mine, others)
         });
@@ -122,10 +120,10 @@ impl<S: ScatterRead + GatherWrite + Send> Parallel<S> {
     }
 }
 
-/// Cuts pages into one part for each connection, as far as that is worth it.
-fn parts(pages: &[u64], connections: usize) -> Vec<&[u64]> {
-    let each = pages.len().div_ceil(connections.max(1)).max(WORTH);
-    pages.chunks(each).collect()
+/// Cuts pages into pieces for the connections to take, as far as that is worth it.
+fn pieces(pages: &[u64], connections: usize) -> Vec<&[u64]> {
+    let each = pages.len().div_ceil(connections.max(1));
+    pages.chunks(each.clamp(WORTH, BATCH_PAGES)).collect()
 }
 
 impl<S: ScatterRead + GatherWrite + Send> SourceStream for Parallel<S> {
@@ -145,13 +143,26 @@ impl<S: ScatterRead + GatherWrite + Send> SourceStream for Parallel<S> {
         self.main.plain_copy(memory)
     }
 
-    fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError> {
-        let parts = parts(pages, self.lanes.len() + 1);
-        self.each(parts, |source, part| source.pages(memory, part))
-    }
-
-    fn zero_pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> Result<u64, MigrationError> {
-        self.main.zero_pages(memory, pages)
+    fn pages(
+        &mut self,
+        memory: &[DmaMemory],
+        pages: &[u64],
+        new: New,
+    ) -> Result<Sent, MigrationError> {
+        let pieces = pieces(pages, self.lanes.len() + 1);
+        let taken = AtomicUsize::new(0);
+        // Whoever is free takes the next piece: no connection waits for a slower one.
+        let run = |source: &mut Source<S>| -> Result<Sent, MigrationError> {
+            let mut sent = Sent::default();
+            while let Some(piece) = pieces.get(taken.fetch_add(1, Ordering::Relaxed)) {
+                sent += source.pages(memory, piece, new).inspect_err(|_| {
+                    // The others need not go on with a round that has failed.
+                    taken.store(pieces.len(), Ordering::Relaxed);
+                })?;
+            }
+            Ok(sent)
+        };
+        self.each(pieces.len(), run)
     }
 
     fn round_end(&mut self, round: u32) -> Result<Vec<u64>, MigrationError> {
