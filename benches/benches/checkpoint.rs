@@ -105,8 +105,9 @@ fn show(name: &str, epochs: &[EpochReport], elapsed: Duration) -> (f64, [f64; 2]
             "pause_ms": {"p50": p50, "p99": p99},
             "of_it_ms_p50": {
                 "stop": median(|e| e.stop_ns), "harvest": median(|e| e.harvest_ns),
-                "send": median(|e| e.send_ns), "wait": median(|e| e.wait_ns),
+                "aside": median(|e| e.aside_ns),
             },
+            "send_ms_p50": median(|e| e.send_ns),
             "ahead_p50": sorted(|e| e.ahead)[epochs.len() / 2],
             "load_ms_p50": median(|e| e.load_ns),
         })

@@ -302,11 +302,7 @@ impl<'g, 'o> Migration<'g, 'o> {
         let (mut sent, mut out) = (0, Sent::default());
         // Only what has never been sent may go without its bytes: nobody over there has others in
         // its place.
-        let new = if round == 1 {
-            New::All
-        } else {
-            New::Unknown
-        };
+        let new = if round == 1 { New::All } else { New::Unknown };
         let mut batch = Vec::new();
         let mut numbers = dirty.pages.iter();
         loop {

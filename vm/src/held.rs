@@ -12,6 +12,7 @@
 use device::blk::Disk;
 use driver::dirty::PAGE_SIZE;
 use migration::checkpoint::{Digest, Output, Witness};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
@@ -219,9 +220,14 @@ impl HeldDisk {
         }
         state.count_anew();
         for (number, newer) in std::mem::take(&mut state.open) {
-            state.sealed.entry(number).or_default().over(&newer);
+            match state.sealed.entry(number) {
+                Entry::Vacant(free) => drop(free.insert(newer)),
+                Entry::Occupied(mut older) => older.get_mut().over(&newer),
+            }
         }
-        let mut bytes = Vec::new();
+        // Exactly: the guest stands still, and a buffer that grows is copied.
+        let runs = state.sealed.values().flat_map(Block::runs);
+        let mut bytes = Vec::with_capacity(runs.map(|run| HEAD + run.len()).sum());
         for (number, block) in &state.sealed {
             for run in block.runs() {
                 let start = u64::try_from(run.start).unwrap_or(0);

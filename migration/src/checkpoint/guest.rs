@@ -14,7 +14,7 @@ pub trait Protected: Guest {
     /// Holds output from now on; what is held already stays held.
     fn hold(&mut self) -> Result<(), GuestError>;
     /// Whether the guest is told anything at once when it goes on that is true only when the last
-    /// checkpoint is whole. If not, it goes on as soon as the secondary has everything. Only while
+    /// checkpoint is whole. If not, it goes on as soon as everything has been set aside. Only while
     /// paused.
     fn owes(&self) -> bool;
     /// The last checkpoint is whole: makes true what the guest is told at once when it goes on, such

@@ -8,7 +8,7 @@
 use super::failover::{Begun, Failover, FailoverError, State};
 use crate::stream::{Connection, GatherWrite};
 use driver::memory::DmaMemory;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -99,6 +99,10 @@ where
 {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         (&*self.0).write(bytes)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self.0).write_vectored(parts)
     }
 
     fn flush(&mut self) -> io::Result<()> {

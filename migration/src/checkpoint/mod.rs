@@ -8,6 +8,7 @@
 //! Without more these are *periodic checkpoints*: one is made when a timer or a caller says so. With a
 //! [comparison](compare) of the outputs of both sides one is also made when they differ.
 
+mod aside;
 pub mod checker;
 pub mod compare;
 mod control;

@@ -1,5 +1,6 @@
 //! The side that runs the guest.
 
+use super::aside::Aside;
 use super::control::Control;
 use super::error::CheckpointError;
 use super::guest::Protected;
@@ -41,13 +42,14 @@ pub struct EpochReport {
     pub stop_ns: u64,
     /// Of that, collecting dirty pages.
     pub harvest_ns: u64,
-    /// Of that, sending memory and device state.
+    /// Of that, setting aside what is to be sent: pages and device state. If there is no room for
+    /// all the pages they are sent at once.
+    pub aside_ns: u64,
+    /// Sending what was set aside. The guest runs, unless it is owed something that holds only when
+    /// the checkpoint is whole.
     pub send_ns: u64,
-    /// Of that, waiting for the secondary: until it had everything, or had loaded it if the guest
-    /// could not go on before.
-    pub wait_ns: u64,
-    /// From the last byte sent until the secondary had loaded everything; the guest runs while it
-    /// loads, unless it is owed something that holds only then.
+    /// From the last byte sent until the secondary had loaded everything. The guest runs, unless it
+    /// is owed something.
     pub load_ns: u64,
 }
 
@@ -61,6 +63,7 @@ pub struct Primary<'g, S, G: ?Sized> {
     memory: Vec<DmaMemory>,
     span: Range<u64>,
     all: DirtySet,
+    aside: Aside,
     /// What each source reported for the epoch under way.
     sets: Vec<DirtySet>,
     epochs: u64,
@@ -108,6 +111,7 @@ where
             switch,
             memory,
             span: 0..end,
+            aside: Aside::new(all.count() * PAGE_SIZE),
             all,
             sets: Vec::new(),
             epochs: 0,
@@ -162,8 +166,8 @@ where
             pause_ns: nanos(paused),
             stop_ns: nanos(stopped - begin),
             harvest_ns: nanos(harvested - stopped),
+            aside_ns: 0,
             send_ns: nanos(handed - harvested),
-            wait_ns: nanos(loaded - handed),
             load_ns: nanos(loaded - handed),
         })
     }
@@ -188,9 +192,22 @@ where
         let stopped = Instant::now();
         let dirty = self.collect()?;
         let harvested = Instant::now();
-        let pages = ahead + self.send(&dirty)?;
-        self.memory_end()?;
+        if !self.aside.take(&self.memory, &dirty)? {
+            self.send(&dirty)?;
+        }
         let records = self.guest.save()?;
+        let aside = Instant::now();
+        // Everything of this checkpoint is here: the guest may go on, and whatever it puts out
+        // meanwhile is held for the next one.
+        let owed = self.guest.owes();
+        let mut paused = aside;
+        if !owed {
+            self.guest.resume()?;
+            paused = Instant::now();
+        }
+        let sending = Instant::now();
+        self.send_aside()?;
+        self.memory_end()?;
         let devices = epoch::devices(&records);
         let devices = devices.map_err(|error| CheckpointError::Epoch(error.to_string()))?;
         let count = u64::try_from(devices.len()).unwrap_or(u64::MAX);
@@ -198,32 +215,25 @@ where
         self.put(&devices)?;
         let handed = Instant::now();
         self.control.hear(self.stream.get_mut())?;
-        // The secondary has everything and will load it, whoever is gone: the guest may go on, and
-        // whatever it puts out meanwhile is held for the next checkpoint.
-        let owed = self.guest.owes();
-        if owed {
-            self.control.hear(self.stream.get_mut())?;
-            self.guest.make_true()?;
-        }
-        let answered = Instant::now();
-        self.guest.resume()?;
-        let paused = begin.elapsed();
-        if !owed {
-            self.control.hear(self.stream.get_mut())?;
-        }
+        self.control.hear(self.stream.get_mut())?;
         let loaded = Instant::now();
+        if owed {
+            self.guest.make_true()?;
+            self.guest.resume()?;
+            paused = Instant::now();
+        }
         self.epochs += 1;
         self.is_whole()?;
         Ok(EpochReport {
             number: self.epochs,
-            pages,
+            pages: ahead + dirty.count(),
             ahead,
             bytes: self.stream.written() - before,
-            pause_ns: nanos(paused),
+            pause_ns: nanos(paused - begin),
             stop_ns: nanos(stopped - begin),
             harvest_ns: nanos(harvested - stopped),
-            send_ns: nanos(handed - harvested),
-            wait_ns: nanos(answered - handed),
+            aside_ns: nanos(aside - harvested),
+            send_ns: nanos(handed - sending),
             load_ns: nanos(loaded - handed),
         })
     }
@@ -355,6 +365,14 @@ where
             let written = written.map_err(self.control.lost("sending memory".to_owned()))?;
             batch.drain(..written.pages);
         }
+    }
+
+    fn send_aside(&mut self) -> Result<(), CheckpointError> {
+        for (pages, data) in self.aside.records() {
+            let sent = self.stream.page_data(pages, data);
+            sent.map_err(self.control.lost("sending memory".to_owned()))?;
+        }
+        Ok(())
     }
 
     fn memory_end(&mut self) -> Result<(), CheckpointError> {

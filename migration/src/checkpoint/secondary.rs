@@ -1,5 +1,6 @@
 //! The side that keeps the last whole checkpoint.
 
+use super::aside;
 use super::control::Control;
 use super::error::CheckpointError;
 use super::guest::Standby;
@@ -153,6 +154,7 @@ where
             self.all.insert_bytes(window.iova(), window.len());
         }
         self.own = DirtySet::new(self.all.len());
+        self.epoch.data = aside::room(self.all.count() * PAGE_SIZE);
         let mut missing = self.all.clone();
         loop {
             match self.part()? {

@@ -6,6 +6,7 @@ use super::framing::{Bad, StreamError};
 use super::intake::Intake;
 use super::libxl::Emulator;
 use super::outgoing::Outgoing;
+use super::pages::Entry;
 use super::reader::{Format, Item, Reader};
 use super::vectored::GatherWrite;
 use super::writer::{Writer, Written};
@@ -54,6 +55,15 @@ impl<W: GatherWrite> EpochWriter<W> {
     /// As [`Writer::pages`].
     pub fn pages(&mut self, memory: &[DmaMemory], pages: &[u64]) -> io::Result<Written> {
         self.0.writer.pages(memory, pages)
+    }
+
+    /// Writes one record of pages, at most [`BATCH_PAGES`](super::BATCH_PAGES), with this data.
+    ///
+    /// # Errors
+    /// As [`Writer::page_data`].
+    pub fn page_data(&mut self, pages: &[u64], data: &[u8]) -> io::Result<()> {
+        let entries: Vec<Entry> = pages.iter().copied().map(Entry::normal).collect();
+        self.0.page_data(&entries, data)
     }
 
     /// Ends the memory of an epoch.

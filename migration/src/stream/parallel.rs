@@ -82,21 +82,20 @@ impl<S: ScatterRead + GatherWrite + Send> Parallel<S> {
         self.main.round_end(0).map(drop)
     }
 
-    /// Sends on as many connections at once as there are pieces, the stream's first; adds up what
-    /// was sent.
+    /// Sends on as many connections at once as there are pieces, each by its number; adds up what was
+    /// sent.
     fn each(
         &mut self,
         pieces: usize,
-        send: impl Fn(&mut Source<S>) -> Result<Sent, MigrationError> + Sync,
+        send: impl Fn(&mut Source<S>, usize) -> Result<Sent, MigrationError> + Sync,
     ) -> Result<Sent, MigrationError> {
         let (send, lanes, main) = (&send, &mut self.lanes, &mut self.main);
         let (mine, others) = std::thread::scope(|scope| {
-            let threads: Vec<_> = lanes
-                .iter_mut()
-                .take(pieces.saturating_sub(1))
-                .map(|lane| scope.spawn(move || send(lane)))
+            let threads: Vec<_> = (1..pieces)
+                .zip(lanes)
+                .map(|(number, lane)| scope.spawn(move || send(lane, number)))
                 .collect();
-            let mine = send(main);
+            let mine = send(main, 0);
             let others: Vec<_> = threads.into_iter().map(|t| t.join()).collect();
             (mine, others)
         });
@@ -149,16 +148,20 @@ impl<S: ScatterRead + GatherWrite + Send> SourceStream for Parallel<S> {
         pages: &[u64],
         new: New,
     ) -> Result<Sent, MigrationError> {
-        let pieces = pieces(pages, self.lanes.len() + 1);
-        let taken = AtomicUsize::new(0);
-        // Whoever is free takes the next piece: no connection waits for a slower one.
-        let run = |source: &mut Source<S>| -> Result<Sent, MigrationError> {
+        let connections = self.lanes.len() + 1;
+        let pieces = pieces(pages, connections);
+        let taken = AtomicUsize::new(connections);
+        // Each begins with a piece of its own. Then whoever is free takes the next one: no connection
+        // waits for a slower one.
+        let run = |source: &mut Source<S>, first: usize| -> Result<Sent, MigrationError> {
             let mut sent = Sent::default();
-            while let Some(piece) = pieces.get(taken.fetch_add(1, Ordering::Relaxed)) {
+            let mut next = first;
+            while let Some(piece) = pieces.get(next) {
                 sent += source.pages(memory, piece, new).inspect_err(|_| {
                     // The others need not go on with a round that has failed.
                     taken.store(pieces.len(), Ordering::Relaxed);
                 })?;
+                next = taken.fetch_add(1, Ordering::Relaxed);
             }
             Ok(sent)
         };

@@ -6,7 +6,7 @@ use super::vectored::GatherWrite;
 use super::{libxc, libxl};
 use driver::dirty::PAGE_SIZE;
 use driver::memory::DmaMemory;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 
 /// Bytes of a page, as slices count.
 const PAGE_BYTES: usize = 4096;
@@ -114,9 +114,19 @@ impl<W: Write> Writer<W> {
                 data.len()
             )));
         }
-        let mut record = page_head(entries, data.len());
-        record.extend(data);
-        self.put(&record)
+        let head = page_head(entries, data.len());
+        let mut parts = [IoSlice::new(&head), IoSlice::new(data)];
+        let mut rest = parts.as_mut_slice();
+        while rest.iter().any(|part| !part.is_empty()) {
+            match self.to.write_vectored(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => IoSlice::advance_slices(&mut rest, count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.written += widen(head.len() + data.len());
+        Ok(())
     }
 
     fn record(&mut self, layer: Layer, kind: u32, body: &[u8]) -> io::Result<()> {

@@ -8,7 +8,7 @@ use migration::precopy::{Failure, Options, migrate};
 use migration::receive::receive_over;
 use migration::report::Report;
 use migration::stream::parallel::{Parallel, join};
-use migration::stream::{Connection, SourceStream};
+use migration::stream::{Connection, New, SourceStream};
 use migration::{Cancel, MigrationError};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
@@ -208,11 +208,12 @@ fn without_the_barrier_an_older_version_would_come_last() {
     )
     .unwrap();
     source.open(b"a guest").unwrap();
-    source.pages(&memory, &all).unwrap();
+    source.pages(&memory, &all, New::Unknown).unwrap();
     // The last page has gone into the held connection; anew it goes over the first, unheld.
     let last = count - 1;
     guest.memory.write(last * 4096 + 8, b"newer").unwrap();
-    source.pages(&memory, &all[all.len() - 1..]).unwrap();
+    let again = &all[all.len() - 1..];
+    source.pages(&memory, again, New::Unknown).unwrap();
     source.wait_for_first().unwrap();
     gate.open();
     source.round_end(1).unwrap();
