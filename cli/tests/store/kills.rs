@@ -41,6 +41,8 @@ struct Bed<'p> {
     named: BTreeMap<String, usize>,
     /// What processes go through, by what they do.
     usual: BTreeMap<&'static str, BTreeMap<String, Step>>,
+    /// How often a step was aimed at, by what tells it.
+    aimed: BTreeMap<(&'static str, String), u64>,
     /// How often one died after a step, by what it did.
     died: BTreeMap<(&'static str, String), u64>,
     kills: u64,
@@ -88,19 +90,24 @@ impl Bed<'_> {
         }
     }
 
-    /// A moment after the step at which the fewest died, and before the next one.
+    /// A moment after the step that was aimed at least, and before the next one. Not the step after
+    /// which the fewest died: some come only after another's death, and would be aimed at for ever.
     fn moment(&mut self, does: &'static str) -> Moment {
         let steps = self.usual[does].clone();
-        let died = |step: &String| self.died.get(&(does, step.clone())).copied();
-        let fewest = steps.keys().map(|step| died(step).unwrap_or(0)).min();
+        let aimed = |step: &String| {
+            let aimed = self.aimed.get(&(does, step.clone()));
+            aimed.copied().unwrap_or(0)
+        };
+        let least = steps.keys().map(aimed).min();
         let (step, usual) = {
             let all: Vec<_> = steps
                 .iter()
-                .filter(|(step, _)| died(step).or(Some(0)) == fewest)
+                .filter(|(step, _)| Some(aimed(step)) == least)
                 .collect();
             let one = usize::try_from(self.random.below(all.len() as u64)).unwrap();
             all[one]
         };
+        *self.aimed.entry((does, step.clone())).or_default() += 1;
         let gap = u64::try_from(usual.gap.as_micros()).unwrap();
         let time = usize::try_from(self.random.below(usual.times as u64)).unwrap() + 1;
         Moment {
@@ -368,6 +375,7 @@ fn lane(place: &Place, seed: u64, kills: u64) -> Lane {
         streams,
         named: BTreeMap::new(),
         usual: BTreeMap::new(),
+        aimed: BTreeMap::new(),
         died: BTreeMap::new(),
         kills: 0,
         missed: 0,
