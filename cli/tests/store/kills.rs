@@ -5,18 +5,25 @@ use crate::guest::{Guest, Random};
 use crate::place::Place;
 use crate::victim::{End, Moment, Victim, tidemark};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Kills without a word about it.
 const KILLS: u64 = 12;
+/// Most kills of a lane.
+const LANE_KILLS: u64 = 250;
+/// Where the first lane begins.
+const SEED: u64 = 42;
 const GUESTS: u64 = 4;
 /// Longer than any announcement outlives who made it here.
 const LEASE_MAX: Duration = Duration::from_secs(60);
 /// Names of a batch: all or none.
 const BATCH: u64 = 300;
+/// When more batches are there, one is removed before another is put: each look at the store stays as
+/// short in the thousandth run as in the first.
+const BATCHES: usize = 6;
 
 /// A step of processes that were not killed: how often it came, and the shortest way to the next one.
 #[derive(Clone, Debug)]
@@ -34,6 +41,8 @@ struct Bed<'p> {
     named: BTreeMap<String, usize>,
     /// What processes go through, by what they do.
     usual: BTreeMap<&'static str, BTreeMap<String, Step>>,
+    /// How often a step was aimed at, by what tells it.
+    aimed: BTreeMap<(&'static str, String), u64>,
     /// How often one died after a step, by what it did.
     died: BTreeMap<(&'static str, String), u64>,
     kills: u64,
@@ -81,19 +90,24 @@ impl Bed<'_> {
         }
     }
 
-    /// A moment after the step at which the fewest died, and before the next one.
+    /// A moment after the step that was aimed at least, and before the next one. Not the step after
+    /// which the fewest died: some come only after another's death, and would be aimed at for ever.
     fn moment(&mut self, does: &'static str) -> Moment {
         let steps = self.usual[does].clone();
-        let died = |step: &String| self.died.get(&(does, step.clone())).copied();
-        let fewest = steps.keys().map(|step| died(step).unwrap_or(0)).min();
+        let aimed = |step: &String| {
+            let aimed = self.aimed.get(&(does, step.clone()));
+            aimed.copied().unwrap_or(0)
+        };
+        let least = steps.keys().map(aimed).min();
         let (step, usual) = {
             let all: Vec<_> = steps
                 .iter()
-                .filter(|(step, _)| died(step).or(Some(0)) == fewest)
+                .filter(|(step, _)| Some(aimed(step)) == least)
                 .collect();
             let one = usize::try_from(self.random.below(all.len() as u64)).unwrap();
             all[one]
         };
+        *self.aimed.entry((does, step.clone())).or_default() += 1;
         let gap = u64::try_from(usual.gap.as_micros()).unwrap();
         let time = usize::try_from(self.random.below(usual.times as u64)).unwrap() + 1;
         Moment {
@@ -181,6 +195,12 @@ impl Bed<'_> {
         (Victim::start(command), Unsure { names, stream })
     }
 
+    /// How many batches are there.
+    fn batches(&self) -> usize {
+        let all = self.named.keys().filter_map(|name| name.rsplit_once('-'));
+        all.map(|(batch, _)| batch).collect::<BTreeSet<_>>().len()
+    }
+
     fn collecting(&self) -> Victim {
         Victim::start(tidemark(self.place, &["gc"]))
     }
@@ -235,9 +255,10 @@ impl Bed<'_> {
     }
 
     fn run(&mut self, run: u64) {
+        let full = self.batches() > BATCHES;
         let unsure = match self.random.below(8) {
             // A batch is removed.
-            0 if self.named.len() > 1 => {
+            choice if full || (choice == 0 && self.named.len() > 1) => {
                 let place = usize::try_from(self.random.below(self.named.len() as u64)).unwrap();
                 let one = self.named.keys().nth(place).unwrap().clone();
                 let (victim, unsure) = self.removing(&one);
@@ -326,10 +347,18 @@ impl Bed<'_> {
     }
 }
 
-pub fn run(what: &str, place: &Place) {
-    let told = std::env::var("TIDEMARK_STORE_KILLS").ok();
-    let kills = told.map_or(KILLS, |told| told.parse().expect("a number of kills"));
-    let mut random = Random::new(42);
+/// What became of one lane.
+struct Lane {
+    died: BTreeMap<(&'static str, String), u64>,
+    kills: u64,
+    missed: u64,
+    names: usize,
+    controls: u64,
+}
+
+/// Kills so many in a store of its own.
+fn lane(place: &Place, seed: u64, kills: u64) -> Lane {
+    let mut random = Random::new(seed);
     // More pages than a pack has.
     let mut guest = Guest::new(&mut random, 3000);
     let mut streams = Vec::new();
@@ -346,6 +375,7 @@ pub fn run(what: &str, place: &Place) {
         streams,
         named: BTreeMap::new(),
         usual: BTreeMap::new(),
+        aimed: BTreeMap::new(),
         died: BTreeMap::new(),
         kills: 0,
         missed: 0,
@@ -364,16 +394,46 @@ pub fn run(what: &str, place: &Place) {
     for name in names.iter().step_by(names.len() / 20 + 1) {
         bed.check(name).unwrap();
     }
-    let died = bed.died.iter();
-    let steps: BTreeMap<String, u64> = died
-        .map(|((does, step), count)| (format!("{does}, after '{step}'"), *count))
-        .collect();
-    let does = |what| bed.died.keys().any(|(does, _)| *does == what);
-    assert!(does("put") && does("gc"), "{steps:?}");
-    assert!(steps.len() > 3 || kills < 10, "{steps:?}");
+    Lane {
+        died: bed.died,
+        kills: bed.kills,
+        missed: bed.missed,
+        names: bed.named.len(),
+        controls,
+    }
+}
+
+/// Kills as many as are wanted, in lanes that have a store each: while one waits for the lease of
+/// somebody dead, others work.
+pub fn run(what: &str, place: fn() -> Place) {
+    let told = std::env::var("TIDEMARK_STORE_KILLS").ok();
+    let kills = told.map_or(KILLS, |told| told.parse().expect("a number of kills"));
+    let lanes = kills.div_ceil(LANE_KILLS);
+    let share = |number| kills / lanes + u64::from(number < kills % lanes);
+    let lanes: Vec<Lane> = std::thread::scope(|scope| {
+        let started = |number| {
+            scope.spawn(move || {
+                let done = lane(&place(), SEED + number, share(number));
+                println!("{what}, lane {number}: {} killed", done.kills);
+                done
+            })
+        };
+        let started: Vec<_> = (0..lanes).map(started).collect();
+        let ended = started.into_iter().map(|lane| lane.join());
+        ended.map(|lane| lane.expect("a lane failed")).collect()
+    });
+    let mut died: BTreeMap<String, u64> = BTreeMap::new();
+    for ((does, step), count) in lanes.iter().flat_map(|lane| &lane.died) {
+        *died.entry(format!("{does}, after '{step}'")).or_default() += count;
+    }
+    let does = |what| died.keys().any(|step| step.starts_with(what));
+    assert!(does("put") && does("gc"), "{died:?}");
+    assert!(died.len() > 3 || kills < 10, "{died:?}");
+    let sum = |of: fn(&Lane) -> u64| lanes.iter().map(of).sum::<u64>();
     let figures = json!({
-        "place": what, "kills": bed.kills, "ended_before": bed.missed, "died": steps,
-        "names_at_the_end": bed.named.len(), "damaged": 0, "controls_seen": controls,
+        "place": what, "kills": sum(|lane| lane.kills), "ended_before": sum(|lane| lane.missed),
+        "died": died, "names_at_the_end": lanes.iter().map(|lane| lane.names).sum::<usize>(),
+        "damaged": 0, "controls_seen": sum(|lane| lane.controls),
     });
     println!("figures {figures}");
 }

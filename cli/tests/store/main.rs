@@ -12,6 +12,7 @@ mod damage;
 mod guest;
 mod kills;
 mod place;
+mod redb_file;
 mod scenarios;
 #[cfg(any(feature = "etcd", feature = "s3"))]
 mod server;
@@ -53,7 +54,7 @@ macro_rules! everywhere {
 
             #[test]
             fn killed_anywhere_nothing_named_is_damaged() {
-                kills::run(stringify!($module), &place());
+                kills::run(stringify!($module), place);
             }
         }
     )*};
