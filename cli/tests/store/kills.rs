@@ -47,6 +47,8 @@ struct Bed<'p> {
     died: BTreeMap<(&'static str, String), u64>,
     kills: u64,
     missed: u64,
+    /// Streams that were got back and held against what was put.
+    compared: u64,
 }
 
 /// What may have happened in a run: names of which all or none are there, and their stream.
@@ -165,7 +167,8 @@ impl Bed<'_> {
         }
     }
 
-    fn check(&self, name: &str) -> Result<(), String> {
+    fn check(&mut self, name: &str) -> Result<(), String> {
+        self.compared += 1;
         let to = self.place.file("got");
         self.ask(&["get", name, "--to", to.to_str().unwrap()])?;
         let sound = fs::read(&to).unwrap() == self.streams[self.named[name]].1;
@@ -352,6 +355,7 @@ struct Lane {
     died: BTreeMap<(&'static str, String), u64>,
     kills: u64,
     missed: u64,
+    compared: u64,
     names: usize,
     controls: u64,
 }
@@ -379,6 +383,7 @@ fn lane(place: &Place, seed: u64, kills: u64) -> Lane {
         died: BTreeMap::new(),
         kills: 0,
         missed: 0,
+        compared: 0,
     };
     bed.get_to_know();
     let mut run = 0;
@@ -398,6 +403,7 @@ fn lane(place: &Place, seed: u64, kills: u64) -> Lane {
         died: bed.died,
         kills: bed.kills,
         missed: bed.missed,
+        compared: bed.compared,
         names: bed.named.len(),
         controls,
     }
@@ -433,7 +439,7 @@ pub fn run(what: &str, place: fn() -> Place) {
     let figures = json!({
         "place": what, "kills": sum(|lane| lane.kills), "ended_before": sum(|lane| lane.missed),
         "died": died, "names_at_the_end": lanes.iter().map(|lane| lane.names).sum::<usize>(),
-        "damaged": 0, "controls_seen": sum(|lane| lane.controls),
+        "compared": sum(|lane| lane.compared), "controls_seen": sum(|lane| lane.controls),
     });
     println!("figures {figures}");
 }

@@ -86,15 +86,12 @@ fn good(rows: &[Value], places: &[&str], kills: u64) -> Result<()> {
     for place in places {
         let row = rows.iter().find(|row| row["place"] == *place);
         let row = row.with_context(|| format!("no figures of {place}"))?;
-        for (name, expected) in [("kills", kills), ("damaged", 0)] {
-            let got = &row[name];
-            ensure!(
-                *got == expected,
-                "{place}: expected {expected} {name}, got {got}"
-            );
+        let got = &row["kills"];
+        ensure!(*got == kills, "{place}: expected {kills} kills, got {got}");
+        for name in ["compared", "controls_seen"] {
+            let count = row[name].as_u64().unwrap_or(0);
+            ensure!(count > 0, "{place}: {name}: expected 1 or more, got none");
         }
-        let seen = row["controls_seen"].as_u64().unwrap_or(0);
-        ensure!(seen > 0, "{place}: no control was seen");
         let died = row["died"].as_object();
         for (step, count) in died.into_iter().flatten() {
             println!("{place:<12} {count:>5} {step}");
@@ -109,12 +106,12 @@ mod tests {
 
     #[test]
     fn every_place_counts() {
-        let row = |place: &str, kills: u64, damaged: u64, seen: u64| json!({"place": place, "kills": kills, "damaged": damaged, "controls_seen": seen});
-        let whole: Vec<Value> = PLACES.iter().map(|place| row(place, 5, 0, 1)).collect();
+        let row = |place: &str, kills: u64, compared: u64, seen: u64| json!({"place": place, "kills": kills, "compared": compared, "controls_seen": seen});
+        let whole: Vec<Value> = PLACES.iter().map(|place| row(place, 5, 1, 1)).collect();
         good(&whole, &PLACES, 5).unwrap();
         assert!(good(&whole, &PLACES, 6).is_err());
         assert!(good(&whole[1..], &PLACES, 5).is_err());
-        for spoiled in [row("s3", 4, 0, 1), row("s3", 5, 1, 1), row("s3", 5, 0, 0)] {
+        for spoiled in [row("s3", 4, 1, 1), row("s3", 5, 0, 1), row("s3", 5, 1, 0)] {
             let mut other = whole.clone();
             other[2] = spoiled;
             assert!(good(&other, &PLACES, 5).is_err());
