@@ -1,5 +1,7 @@
 //! Pages set aside while the guest stands still, to be sent when it runs again.
 
+use super::error::CheckpointError;
+use super::secondary::window_of;
 use crate::error::GuestError;
 use crate::stream::BATCH_PAGES;
 use driver::dirty::{DirtySet, PAGE_SIZE};
@@ -34,7 +36,7 @@ impl Aside {
         &mut self,
         memory: &[DmaMemory],
         dirty: &DirtySet,
-    ) -> Result<bool, GuestError> {
+    ) -> Result<bool, CheckpointError> {
         self.pages.clear();
         let count = usize::try_from(dirty.count()).unwrap_or(usize::MAX);
         if count > self.data.len() / PAGE_BYTES {
@@ -42,10 +44,7 @@ impl Aside {
         }
         for (page, into) in dirty.iter().zip(self.data.chunks_exact_mut(PAGE_BYTES)) {
             let at = page * PAGE_SIZE;
-            let window = memory
-                .iter()
-                .find(|w| at >= w.iova() && at - w.iova() < w.len())
-                .ok_or_else(|| GuestError(format!("page {page:#x} is none of the guest's")))?;
+            let window = window_of(memory, at)?;
             let read = window.read(at - window.iova(), into);
             read.map_err(|error| GuestError::new("copying a page", error))?;
             self.pages.push(page);
@@ -72,4 +71,50 @@ pub(super) fn room(memory: u64) -> Vec<u8> {
     let mut room = Vec::with_capacity(bytes);
     room.resize(bytes, 0xa5);
     room
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    const PAGES: u64 = 64;
+
+    fn window() -> DmaMemory {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let file = File::from(rustix::fs::memfd_create("aside", flags).unwrap());
+        file.set_len(PAGES * PAGE_SIZE).unwrap();
+        DmaMemory::from_file(&file, 0, PAGES * PAGE_SIZE, 0).unwrap()
+    }
+
+    fn set(pages: &[u64]) -> DirtySet {
+        let mut set = DirtySet::new(PAGES);
+        for page in pages {
+            set.insert(*page);
+        }
+        set
+    }
+
+    #[test]
+    fn what_was_set_aside_stays_as_it_was() {
+        let memory = [window()];
+        let mut aside = Aside::new(PAGES * PAGE_SIZE);
+        for page in [3, 7] {
+            memory[0].write(page * PAGE_SIZE, &[1; PAGE_BYTES]).unwrap();
+        }
+        assert!(aside.take(&memory, &set(&[3, 7])).unwrap());
+        // The guest goes on.
+        memory[0].write(7 * PAGE_SIZE, &[2; PAGE_BYTES]).unwrap();
+        let records: Vec<_> = aside.records().collect();
+        assert_eq!(records, [(&[3, 7][..], &[1; 2 * PAGE_BYTES][..])]);
+    }
+
+    #[test]
+    fn all_pages_are_set_aside_or_none() {
+        let memory = [window()];
+        let mut aside = Aside::new(PAGES * PAGE_SIZE);
+        assert!(aside.take(&memory, &set(&[0, 1, 2, 63])).unwrap());
+        assert!(!aside.take(&memory, &set(&[0, 1, 2, 3, 63])).unwrap());
+        assert_eq!(aside.records().count(), 0, "nothing of the time before");
+    }
 }

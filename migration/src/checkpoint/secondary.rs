@@ -416,7 +416,7 @@ where
     }
 }
 
-fn window_of(memory: &[DmaMemory], at: u64) -> Result<&DmaMemory, CheckpointError> {
+pub(super) fn window_of(memory: &[DmaMemory], at: u64) -> Result<&DmaMemory, CheckpointError> {
     let holds = |w: &&DmaMemory| at >= w.iova() && at - w.iova() < w.len();
     let found = memory.iter().find(holds);
     found.ok_or_else(|| CheckpointError::Epoch(format!("no memory at {at:#x}")))
