@@ -5,9 +5,11 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use device::serve::socket::SocketFile;
 use device::serve::vfio_user::{ServeError, VfioUserServer};
+use observe::metrics::{MediatorSource, MetricsError, MetricsSocket, Process};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use vm::Target;
@@ -36,6 +38,9 @@ struct ServeArgs {
     /// wait when the device dies, for one that takes over
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Answer Prometheus on this Unix socket: GET /metrics
+    #[arg(long, value_name = "PATH")]
+    metrics_socket: Option<PathBuf>,
     /// Track the pages that the device writes, across all moves
     #[arg(long)]
     tracker: bool,
@@ -131,11 +136,24 @@ fn serve(args: &ServeArgs) -> Result<()> {
     let server = VfioUserServer::bind(front, Arc::clone(&mediator) as _)
         .map_err(|error| Unreachable(error.to_string()))?;
     let server = Arc::new(server);
+    let gone = Arc::new(AtomicU64::new(0));
+    let metrics = args.metrics_socket.as_deref();
+    // All that metrics need is open from here on.
+    let _metrics = metrics
+        .map(|path| {
+            let process = Process::open().map_err(MetricsError::System)?;
+            let source = MediatorSource::new(Arc::clone(&mediator), Arc::clone(&gone));
+            MetricsSocket::bind(path)?.serve(vec![Box::new(process), Box::new(source)])
+        })
+        .transpose()
+        .map_err(|error: MetricsError| Unreachable(error.to_string()))?;
     eprintln!("tidemark: listening on {}", front.display());
     let (serving, keep) = (Arc::clone(&server), args.keep);
     thread::spawn(move || {
         let end = loop {
-            match serving.run() {
+            let served = serving.run();
+            gone.fetch_add(1, Relaxed);
+            match served {
                 Ok(()) if keep => {}
                 Err(error @ ServeError::Protocol(_)) if keep => {
                     eprintln!("tidemark: {error}; waiting for the next client");

@@ -11,6 +11,7 @@ use device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
 use device::serve::socket::{Inherited, inherited};
 use device::serve::vhost_user::{ServeError, VhostUserListener, VhostUserServer};
 use device::tracker::Marking;
+use observe::metrics::{MetricsError, MetricsSocket, Process, VhostUserSource};
 use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::fs::File;
@@ -47,6 +48,9 @@ struct Args {
         required_unless_present = "print_capabilities"
     )]
     blk_file: Option<PathBuf>,
+    /// Answer Prometheus on this Unix socket: GET /metrics
+    #[arg(long, value_name = "PATH")]
+    metrics_socket: Option<PathBuf>,
     /// Offer the disk for reading only
     #[arg(long)]
     read_only: bool,
@@ -125,7 +129,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     eprintln!("tidemark-vhost-user-blk: {error:#}");
-    let no_socket = matches!(error.downcast_ref(), Some(ServeError::Socket(_)));
+    let no_socket = matches!(error.downcast_ref(), Some(ServeError::Socket(_)))
+        || matches!(error.downcast_ref(), Some(MetricsError::Socket(_)));
     let wrong_usage = matches!(error.downcast_ref(), Some(BlkError::Queues { .. }));
     ExitCode::from(match (no_socket, wrong_usage) {
         (true, _) => 3,
@@ -144,6 +149,16 @@ fn run(args: &Args) -> Result<()> {
     };
     let server = VhostUserServer::new(Arc::clone(&device) as _, marking)?;
     let server = Arc::new(server.offering_packed(args.ring == RingArg::Packed));
+    let metrics = args.metrics_socket.as_deref();
+    let metrics = metrics.map(MetricsSocket::bind).transpose()?;
+    // All that metrics need is open now: whatever takes rights away from this process comes below.
+    let _metrics = metrics
+        .map(|socket| {
+            let process = Process::open().map_err(MetricsError::System)?;
+            let source = VhostUserSource::new(Arc::clone(&server), Arc::clone(&device));
+            socket.serve(vec![Box::new(process), Box::new(source)])
+        })
+        .transpose()?;
     let (signalled, reported) = (Arc::clone(&server), Arc::clone(&device));
     thread::spawn(move || {
         for signal in signals.forever() {
