@@ -2,6 +2,7 @@
 
 use crate::args::RingArg;
 use crate::disk;
+use crate::sandboxed::SandboxArgs;
 use ::device::blk::{BlkDevice, BlkOptions, QUEUES_MAX};
 use ::device::function::{AdminConfig, FunctionConfig, Pasid, PciFunction};
 use ::device::queue::{InflightShape, InflightTable};
@@ -10,7 +11,8 @@ use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserSer
 use ::device::tracker::Marking;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
-use observe::metrics::{FunctionSource, MetricsError, MetricsSocket, Process, Source};
+use observe::metrics::{FunctionSource, MetricsError, MetricsSocket, Source};
+use sandbox::{Grant, Kind, Sandbox, descriptors};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use spec::admin::{opcode, qualifier, status};
@@ -103,6 +105,8 @@ pub struct VfioUserArgs {
     /// Let every read and write of the disk take at least so many milliseconds: for tests
     #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
     slow_disk: u64,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -211,27 +215,31 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
     let (ends, ended) = mpsc::channel();
     // Before anyone can know that there is a process to be signalled.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
+    let mut devices = Vec::new();
+    for (index, (disk, socket)) in args.disk.iter().zip(sockets).enumerate() {
+        devices.push(Some(Device::open(args, index, disk, socket)?));
+    }
+    let metrics = args.metrics_socket.as_deref();
+    let metrics = metrics.map(MetricsSocket::bind).transpose()?;
+    // Everything is open now.
+    give_up(args)?;
+    for device in devices.iter().flatten() {
+        eprintln!("tidemark: listening on {}", device.listens_on);
+    }
     let send = ends.clone();
     thread::spawn(move || {
         for _ in signals.forever() {
             let _ = send.send(End::Signal);
         }
     });
-    let metrics = args.metrics_socket.as_deref();
-    let metrics = metrics.map(MetricsSocket::bind).transpose()?;
-    let mut devices = Vec::new();
-    for (index, (disk, socket)) in args.disk.iter().zip(sockets).enumerate() {
-        devices.push(Some(Device::open(args, index, disk, socket)?));
-    }
-    // All that metrics need is open now: whatever takes rights away from this process comes below.
+    // On a thread that has given up what the others have.
     let _metrics = metrics
         .map(|socket| {
-            let process = Process::open().map_err(MetricsError::System)?;
-            let mut sources: Vec<Box<dyn Source>> = vec![Box::new(process)];
-            for (index, device) in devices.iter().flatten().enumerate() {
-                sources.push(Box::new(device.source(index)));
-            }
-            socket.serve(sources)
+            let devices = devices.iter().flatten().enumerate();
+            let source = |(index, device): (usize, &Device)| -> Box<dyn Source> {
+                Box::new(device.source(index))
+            };
+            socket.serve(devices.map(source).collect())
         })
         .transpose()?;
     for (index, device) in devices.iter().flatten().enumerate() {
@@ -262,9 +270,19 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
     Ok(result?)
 }
 
+/// Gives up what the process does not need any more, while this is its only thread.
+fn give_up(args: &VfioUserArgs) -> Result<()> {
+    let sockets = args.socket_path.iter().chain(&args.metrics_socket);
+    let grants: Vec<_> = sockets.cloned().map(Grant::Socket).collect();
+    Sandbox::confine(args.sandbox.mode(), Kind::VfioUser, &grants)
+        .and_then(|sandbox| sandbox.seal(descriptors(args.disk.len())))
+        .context("cannot give up what the process does not need")
+}
+
 /// A device with its disk and its socket.
 struct Device {
     path: PathBuf,
+    listens_on: String,
     /// To be flushed at the end; `None` if it is read only.
     disk: Option<File>,
     blk: Arc<BlkDevice>,
@@ -325,17 +343,23 @@ impl Device {
             })
             .transpose()?;
         let served = ServedFunction::with_log(function, log);
-        let server = match socket {
-            Socket::Path(path) => VfioUserServer::bind(path, Arc::clone(&served) as _)
-                .inspect(|_| eprintln!("tidemark: listening on {}", path.display())),
-            Socket::Fd(fd) => inherited(fd)
-                .and_then(|socket| socket.listening(fd))
-                .map_err(ServeError::from)
-                .map(|listener| VfioUserServer::on(listener, Arc::clone(&served) as _))
-                .inspect(|_| eprintln!("tidemark: listening on descriptor {fd}")),
+        let (server, listens_on) = match socket {
+            Socket::Path(path) => (
+                VfioUserServer::bind(path, Arc::clone(&served) as _),
+                path.display().to_string(),
+            ),
+            Socket::Fd(fd) => {
+                let listener = inherited(fd).and_then(|socket| socket.listening(fd));
+                let server = listener
+                    .map_err(ServeError::from)
+                    .map(|listener| VfioUserServer::on(listener, Arc::clone(&served) as _));
+                (server, format!("descriptor {fd}"))
+            }
         };
+        blk.open_rings();
         Ok(Self {
             path: path.to_owned(),
+            listens_on,
             disk,
             blk,
             served,

@@ -1,13 +1,16 @@
 //! `tidemark mediate`.
 
 use crate::exit::{Failed, Unreachable, Usage};
+use crate::sandboxed::SandboxArgs;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use device::serve::socket::SocketFile;
 use device::serve::vfio_user::{ServeError, VfioUserServer};
-use observe::metrics::{MediatorSource, MetricsError, MetricsSocket, Process};
+use observe::metrics::{MediatorSource, MetricsSocket};
+use sandbox::{Grant, Kind, Sandbox, mediator_descriptors};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
@@ -47,6 +50,15 @@ struct ServeArgs {
     /// Go on when a client has disconnected, and serve the next one
     #[arg(long)]
     keep: bool,
+    /// A file or folder that `tidemark mediate move` may name, besides the folder of the control socket;
+    /// several times
+    #[arg(long, value_name = "PATH", requires = "control")]
+    allow: Vec<PathBuf>,
+    /// Let `tidemark mediate move` lead to VFIO devices, as --back vfio:... does
+    #[arg(long, requires = "control")]
+    allow_vfio: bool,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,13 +130,13 @@ fn serve(args: &ServeArgs) -> Result<()> {
     let (ends, ended) = mpsc::channel();
     // Before anyone can know that there is a process to be signalled.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
-    let send = ends.clone();
-    thread::spawn(move || {
-        for _ in signals.forever() {
-            let _ = send.send(End::Signal);
-        }
-    });
-
+    let metrics = args.metrics_socket.as_deref();
+    let metrics = metrics.map(MetricsSocket::bind).transpose();
+    let metrics = metrics.map_err(|error| Unreachable(error.to_string()))?;
+    // Files while this is the only thread: what moves will name is opened then.
+    let given_up = "cannot give up what the process does not need";
+    let sandbox = Sandbox::confine(args.sandbox.mode(), Kind::Mediate, &grants(args, front));
+    let sandbox = sandbox.context(given_up)?;
     let back = mediate::open(&args.back).map_err(|error| Unreachable(error.to_string()))?;
     let options = Options {
         tracker: args.tracker,
@@ -132,21 +144,30 @@ fn serve(args: &ServeArgs) -> Result<()> {
     };
     let mediator = Mediator::new(&args.back.to_string(), back, options)?;
     let control = args.control.as_deref();
-    let _control = control.map(|path| listen(path, &mediator)).transpose()?;
+    let control = control.map(listen).transpose()?;
     let server = VfioUserServer::bind(front, Arc::clone(&mediator) as _)
         .map_err(|error| Unreachable(error.to_string()))?;
     let server = Arc::new(server);
+    sandbox.seal(mediator_descriptors()).context(given_up)?;
     let gone = Arc::new(AtomicU64::new(0));
-    let metrics = args.metrics_socket.as_deref();
-    // All that metrics need is open from here on.
+    // On a thread that has given up what the others have; until this ends.
     let _metrics = metrics
-        .map(|path| {
-            let process = Process::open().map_err(MetricsError::System)?;
+        .map(|socket| {
             let source = MediatorSource::new(Arc::clone(&mediator), Arc::clone(&gone));
-            MetricsSocket::bind(path)?.serve(vec![Box::new(process), Box::new(source)])
+            socket.serve(vec![Box::new(source)])
         })
-        .transpose()
-        .map_err(|error: MetricsError| Unreachable(error.to_string()))?;
+        .transpose()?;
+    let send = ends.clone();
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            let _ = send.send(End::Signal);
+        }
+    });
+    // The socket's file stays for as long as this does.
+    let _control = control.map(|(listener, file)| {
+        answer(listener, &mediator);
+        file
+    });
     eprintln!("tidemark: listening on {}", front.display());
     let (serving, keep) = (Arc::clone(&server), args.keep);
     thread::spawn(move || {
@@ -175,16 +196,36 @@ fn serve(args: &ServeArgs) -> Result<()> {
     }
 }
 
-/// Answers `move` and `status` for as long as the process lives; the socket goes with the result.
-fn listen(path: &Path, mediator: &Arc<Mediator>) -> Result<SocketFile> {
-    let (listener, file) =
-        SocketFile::listen(path).map_err(|error| Unreachable(error.to_string()))?;
+/// What the mediator goes on using by name.
+fn grants(args: &ServeArgs, front: &Path) -> Vec<Grant> {
+    let mut grants = vec![Grant::Socket(front.to_owned())];
+    grants.extend(args.metrics_socket.clone().map(Grant::Socket));
+    if let Some(control) = &args.control {
+        grants.push(Grant::Socket(control.clone()));
+        let folder = control
+            .parent()
+            .filter(|folder| *folder != Path::new(""))
+            .unwrap_or(Path::new("."));
+        grants.push(Grant::Folder(folder.to_owned()));
+    }
+    grants.extend(args.allow.iter().map(|path| Grant::whatever(path)));
+    if args.allow_vfio || matches!(args.back, Target::Vfio(_)) {
+        grants.extend(Grant::vfio());
+    }
+    grants
+}
+
+fn listen(path: &Path) -> Result<(UnixListener, SocketFile)> {
+    SocketFile::listen(path).map_err(|error| Unreachable(error.to_string()).into())
+}
+
+/// Answers `move` and `status` for as long as the process lives.
+fn answer(listener: UnixListener, mediator: &Arc<Mediator>) {
     let control = Control::new(Arc::clone(mediator), |name| {
         let target: Target = name.parse()?;
         mediate::open(&target).map_err(|error| error.to_string())
     });
     thread::spawn(move || control.run(&listener));
-    Ok(file)
 }
 
 fn shift(args: &MoveArgs) -> Result<()> {

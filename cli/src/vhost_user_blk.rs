@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod disk;
+mod sandboxed;
 
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Parser, ValueEnum};
@@ -11,7 +12,9 @@ use device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
 use device::serve::socket::{Inherited, inherited};
 use device::serve::vhost_user::{ServeError, VhostUserListener, VhostUserServer};
 use device::tracker::Marking;
-use observe::metrics::{MetricsError, MetricsSocket, Process, VhostUserSource};
+use observe::metrics::{MetricsError, MetricsSocket, VhostUserSource};
+use sandbox::{Grant, Kind, Sandbox, descriptors};
+use sandboxed::SandboxArgs;
 use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::fs::File;
@@ -77,6 +80,8 @@ struct Args {
     /// requests in flight
     #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
     slow_disk: u64,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -149,14 +154,20 @@ fn run(args: &Args) -> Result<()> {
     };
     let server = VhostUserServer::new(Arc::clone(&device) as _, marking)?;
     let server = Arc::new(server.offering_packed(args.ring == RingArg::Packed));
+    let source = source(args)?;
     let metrics = args.metrics_socket.as_deref();
     let metrics = metrics.map(MetricsSocket::bind).transpose()?;
-    // All that metrics need is open now: whatever takes rights away from this process comes below.
+    device.open_rings();
+    give_up(args)?;
+    if let Source::Path(listener) = &source {
+        let shown = listener.path().display();
+        eprintln!("tidemark-vhost-user-blk: listening on {shown}");
+    }
+    // On a thread that has given up what the others have.
     let _metrics = metrics
         .map(|socket| {
-            let process = Process::open().map_err(MetricsError::System)?;
             let source = VhostUserSource::new(Arc::clone(&server), Arc::clone(&device));
-            socket.serve(vec![Box::new(process), Box::new(source)])
+            socket.serve(vec![Box::new(source)])
         })
         .transpose()?;
     let (signalled, reported) = (Arc::clone(&server), Arc::clone(&device));
@@ -168,8 +179,6 @@ fn run(args: &Args) -> Result<()> {
             }
         }
     });
-
-    let source = source(args)?;
     let ended = match &source {
         Source::Connected(stream) => {
             server.serve(stream.try_clone().context("no descriptor left")?)
@@ -199,9 +208,16 @@ fn source(args: &Args) -> Result<Source, ServeError> {
         });
     }
     let path = args.socket_path.as_deref().unwrap_or("".as_ref());
-    let listener = VhostUserListener::bind(path)?;
-    eprintln!("tidemark-vhost-user-blk: listening on {}", path.display());
-    Ok(Source::Path(listener))
+    Ok(Source::Path(VhostUserListener::bind(path)?))
+}
+
+/// Gives up what the process does not need any more, while this is its only thread.
+fn give_up(args: &Args) -> Result<()> {
+    let sockets = args.socket_path.iter().chain(&args.metrics_socket);
+    let grants: Vec<_> = sockets.cloned().map(Grant::Socket).collect();
+    Sandbox::confine(args.sandbox.mode(), Kind::VhostUserBlk, &grants)
+        .and_then(|sandbox| sandbox.seal(descriptors(1)))
+        .context("cannot give up what the process does not need")
 }
 
 /// The disk, to be flushed at the end if it is written, and the device on it.

@@ -91,8 +91,14 @@ fn a_backend_tells_who_connected() {
     }
     assert!(bed.metric("process_resident_memory_bytes") > 1e6);
 
-    // The socket is taken: the next one says so, and where.
-    let output = Command::new(program).args(args).output().unwrap();
+    // The socket for metrics is taken: the next one says so, and where.
+    let other = bed.path("other");
+    let args = ["--socket-path", &other, "--blk-file", &disk];
+    let output = Command::new(program)
+        .args(args)
+        .args(["--metrics-socket", &metrics])
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains(&metrics) && said.contains("in use"), "{said}");

@@ -1,6 +1,6 @@
 //! One caller at a time, a bounded head, a bounded time, one answer, and the connection is closed.
 
-use super::{Families, Source};
+use super::{Families, Process, Source};
 use device::serve::socket::{SocketError, SocketFile};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::fs::{self, Permissions};
@@ -33,14 +33,14 @@ pub enum MetricsError {
     System(#[from] io::Error),
 }
 
-/// A socket that callers may connect to already; nobody answers yet.
-///
-/// It is made before anything that could keep a process from making it: a sandbox comes after
-/// [`MetricsSocket::serve`].
+/// A socket that callers may connect to already; nobody answers yet. All that is needed later is
+/// open, and there is no thread: a process that gives up rights does so now, before
+/// [`MetricsSocket::serve`], whose thread then has none of them.
 #[derive(Debug)]
 pub struct MetricsSocket {
     listener: UnixListener,
     file: SocketFile,
+    process: Process,
     patience: Duration,
 }
 
@@ -56,6 +56,7 @@ impl MetricsSocket {
         Ok(Self {
             listener,
             file,
+            process: Process::open()?,
             patience: PATIENCE,
         })
     }
@@ -66,7 +67,7 @@ impl MetricsSocket {
         Self { patience, ..self }
     }
 
-    /// Answers from now on, on a thread of its own, with what `sources` say then.
+    /// Answers from now on, on a thread of its own, with what the process and `sources` say then.
     ///
     /// Afterwards the thread needs ppoll, accept4, ioctl (FIONBIO), recvfrom or read, sendto or
     /// write, shutdown and close, for the process's own figures pread64, lseek, getdents64,
@@ -77,10 +78,11 @@ impl MetricsSocket {
     pub fn serve(self, sources: Vec<Box<dyn Source>>) -> Result<MetricsServer, MetricsError> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(io::Error::from)?;
         let stop = Arc::new(stop);
+        let process: Box<dyn Source> = Box::new(self.process);
         let serving = Serving {
             listener: self.listener,
             stop: Arc::clone(&stop),
-            sources,
+            sources: std::iter::once(process).chain(sources).collect(),
             patience: self.patience,
         };
         let thread = thread::Builder::new()

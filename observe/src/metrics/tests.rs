@@ -54,9 +54,7 @@ fn bed() -> Bed {
     let gone = Arc::new(AtomicU64::new(0));
     let socket = MetricsSocket::bind(&dir.path().join("metrics")).unwrap();
     let source = FunctionSource::new(0, served, blk, Arc::clone(&gone));
-    let metrics = socket
-        .serve(vec![Box::new(Process::open().unwrap()), Box::new(source)])
-        .unwrap();
+    let metrics = socket.serve(vec![Box::new(source)]).unwrap();
     let served = Arc::clone(&gone);
     let serving = thread::spawn(move || {
         server.run().unwrap();
@@ -331,7 +329,7 @@ fn slow_callers_do_not_keep_others() {
     let socket = MetricsSocket::bind(&dir.path().join("metrics")).unwrap();
     let server = socket
         .with_patience(Duration::from_secs(1))
-        .serve(vec![Box::new(Process::open().unwrap()), Box::new(Flood)])
+        .serve(vec![Box::new(Flood)])
         .unwrap();
     let silent = UnixStream::connect(server.path()).unwrap();
     let mut endless = UnixStream::connect(server.path()).unwrap();
