@@ -11,6 +11,7 @@ use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserSer
 use ::device::tracker::Marking;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
+use observe::metrics::{FunctionSource, MetricsError, MetricsSocket, Source};
 use sandbox::{Grant, Kind, Sandbox, descriptors};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -21,6 +22,7 @@ use std::io::{self, Write};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -76,6 +78,9 @@ pub struct VfioUserArgs {
     /// Write every DMA map and unmap to FILE as a JSON line; one for each device
     #[arg(long, value_name = "FILE")]
     dma_log: Vec<PathBuf>,
+    /// Answer Prometheus on this Unix socket: GET /metrics, for all devices together
+    #[arg(long, value_name = "PATH")]
+    metrics_socket: Option<PathBuf>,
     /// Offer the disk for reading only
     #[arg(long)]
     read_only: bool,
@@ -133,7 +138,16 @@ enum Failure {
     /// 2: the arguments do not fit together.
     Usage(String),
     /// 3: there can be no socket.
-    Unreachable(ServeError),
+    Unreachable(anyhow::Error),
+}
+
+impl From<MetricsError> for Failure {
+    fn from(error: MetricsError) -> Self {
+        match error {
+            MetricsError::Socket(_) => Self::Unreachable(error.into()),
+            MetricsError::System(_) => Self::Failed(error.into()),
+        }
+    }
 }
 
 impl From<anyhow::Error> for Failure {
@@ -149,7 +163,7 @@ pub fn run(args: DeviceArgs) -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Failed(error)) => (error, 1),
         Err(Failure::Usage(text)) => (anyhow!(text), 2),
-        Err(Failure::Unreachable(error)) => (error.into(), 3),
+        Err(Failure::Unreachable(error)) => (error, 3),
     };
     eprintln!("tidemark: {error:#}");
     ExitCode::from(code)
@@ -207,6 +221,8 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
     for (index, (disk, socket)) in args.disk.iter().zip(sockets).enumerate() {
         devices.push(Some(Device::open(args, index, disk, socket)?));
     }
+    let metrics = args.metrics_socket.as_deref();
+    let metrics = metrics.map(MetricsSocket::bind).transpose()?;
     // Everything is open now.
     give_up(args)?;
     for device in devices.iter().flatten() {
@@ -218,6 +234,16 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
             let _ = send.send(End::Signal);
         }
     });
+    // On a thread that has given up what the others have.
+    let _metrics = metrics
+        .map(|socket| {
+            let devices = devices.iter().flatten().enumerate();
+            let source = |(index, device): (usize, &Device)| -> Box<dyn Source> {
+                Box::new(device.source(index))
+            };
+            socket.serve(devices.map(source).collect())
+        })
+        .transpose()?;
     for (index, device) in devices.iter().flatten().enumerate() {
         device.serve(index, args.keep, ends.clone());
     }
@@ -248,12 +274,8 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
 
 /// Gives up what the process does not need any more, while this is its only thread.
 fn give_up(args: &VfioUserArgs) -> Result<()> {
-    let grants: Vec<_> = args
-        .socket_path
-        .iter()
-        .cloned()
-        .map(Grant::Socket)
-        .collect();
+    let sockets = args.socket_path.iter().chain(&args.metrics_socket);
+    let grants: Vec<_> = sockets.cloned().map(Grant::Socket).collect();
     Sandbox::confine(args.sandbox.mode(), Kind::VfioUser, &grants)
         .and_then(|sandbox| sandbox.seal(descriptors(args.disk.len())))
         .context("cannot give up what the process does not need")
@@ -268,6 +290,8 @@ struct Device {
     blk: Arc<BlkDevice>,
     served: Arc<ServedFunction>,
     server: Arc<VfioUserServer>,
+    /// Clients that have gone.
+    gone: Arc<AtomicU64>,
 }
 
 impl Device {
@@ -341,16 +365,25 @@ impl Device {
             disk,
             blk,
             served,
-            server: Arc::new(server.map_err(Failure::Unreachable)?),
+            gone: Arc::default(),
+            server: Arc::new(server.map_err(|error| Failure::Unreachable(error.into()))?),
         })
+    }
+
+    /// What it counts.
+    fn source(&self, index: usize) -> FunctionSource {
+        let (served, blk) = (Arc::clone(&self.served), Arc::clone(&self.blk));
+        FunctionSource::new(index, served, blk, Arc::clone(&self.gone))
     }
 
     /// Serves clients on a thread of its own.
     fn serve(&self, index: usize, keep: bool, ends: mpsc::Sender<End>) {
-        let server = Arc::clone(&self.server);
+        let (server, gone) = (Arc::clone(&self.server), Arc::clone(&self.gone));
         thread::spawn(move || {
             let end = loop {
-                match server.run() {
+                let served = server.run();
+                gone.fetch_add(1, Relaxed);
+                match served {
                     Ok(()) if keep => {}
                     Err(error @ ServeError::Protocol(_)) if keep => {
                         eprintln!("tidemark: {error}; waiting for the next client");

@@ -26,6 +26,7 @@ mod soak;
 mod store;
 mod stream;
 mod summary;
+mod watch;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -57,5 +58,6 @@ fn main() -> ExitCode {
         Command::Stream(command) => exit::report(stream::run(&command)),
         Command::Suspend(args) => exit::report(exercise::suspend(&args)),
         Command::Track(args) => exit::report(exercise::track(&args)),
+        Command::Watch(args) => exit::report(watch::run(&args)),
     }
 }

@@ -105,10 +105,16 @@ pub struct FunctionStats {
     pub suspends: u64,
     /// Times it ran again after that.
     pub resumes: u64,
+    /// From a driver's order to suspend until SUSPEND was presented, all times together.
+    pub suspending: Duration,
+    /// For which it was suspended, all times together; one that lasts is not among them yet.
+    pub suspended: Duration,
     /// Resets that were finished, of either kind.
     pub resets: u64,
     /// Times it set DEVICE_NEEDS_RESET.
     pub errors: u64,
+    /// Queues that broke: their driver made a malformed chain available, or took a ring's memory away.
+    pub broken_queues: u64,
     /// Doorbell writes that reached a queue.
     pub notifications: u64,
     /// Interrupts handed to the sink.

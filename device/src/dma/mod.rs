@@ -213,4 +213,17 @@ impl Dma {
             .bitmap()
             .stats()
     }
+
+    /// The same since the door was made, over all configurations; what waits for delivery is only
+    /// that of the present one.
+    pub fn tracker_totals(&self) -> TrackerStats {
+        let space = self.space.read().unwrap_or_else(PoisonError::into_inner);
+        space.tracker_totals()
+    }
+
+    /// Whether data that is written now is marked.
+    pub fn is_tracking(&self) -> bool {
+        let space = self.space.read().unwrap_or_else(PoisonError::into_inner);
+        space.data_bitmap().is_active()
+    }
 }
