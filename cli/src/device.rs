@@ -5,8 +5,8 @@ use crate::disk;
 use ::device::blk::{BlkDevice, BlkOptions, QUEUES_MAX};
 use ::device::function::{AdminConfig, FunctionConfig, Pasid, PciFunction};
 use ::device::queue::{InflightShape, InflightTable};
-use ::device::serve::socket::inherited;
-use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer};
+use ::device::serve::socket::{Inherited, inherited};
+use ::device::serve::vfio_user::{DmaLog, Ended, ServeError, ServedFunction, VfioUserServer};
 use ::device::tracker::Marking;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
@@ -37,9 +37,10 @@ pub struct DeviceArgs {
 enum Front {
     /// Virtio block devices for QEMU's vfio-user-pci, each behind a socket of its own.
     ///
-    /// Says `listening on PATH` (or `on descriptor N`) on stderr for each socket, when a client may
-    /// connect. A device ends when its client disconnects, unless with --keep, and all end on
-    /// SIGTERM or SIGINT. Each then prints one JSON object with what it did, on a line of its own.
+    /// Says `listening on PATH` (or `on descriptor N`, or `connected by descriptor N`) on stderr for
+    /// each socket, when a client may connect. A device ends when its client disconnects, unless with
+    /// --keep, and all end on SIGTERM or SIGINT. Each then prints one JSON object with what it did, on
+    /// a line of its own.
     ///
     /// Several devices: give --socket-path (or --fd) and --disk several times; the first socket
     /// belongs to the first disk, and so on. The other options are for all of them.
@@ -57,7 +58,8 @@ pub struct VfioUserArgs {
         conflicts_with = "fd"
     )]
     socket_path: Vec<PathBuf>,
-    /// A listening Unix socket that this process inherited, by number; one for each device
+    /// A Unix stream socket that this process inherited, by number; one for each device. It listens,
+    /// or it is connected to the one client there will be
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(RawFd).range(0..))]
     fd: Vec<RawFd>,
     /// The file or block device that the guest sees as its disk; one for each device
@@ -159,7 +161,7 @@ enum Socket<'a> {
 /// What ends the serving.
 enum End {
     /// The client of the device with this number is gone, and it takes no other.
-    Client(usize, Result<(), ServeError>),
+    Client(usize, Result<Ended, ServeError>),
     Signal,
 }
 
@@ -218,7 +220,9 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
             End::Client(index, end) => {
                 let device = devices.get_mut(index).and_then(Option::take);
                 device.map_or(Ok(()), |device| {
-                    device.finish(Instant::now() + END_WAIT).and(Ok(end?))
+                    device
+                        .finish(Instant::now() + END_WAIT)
+                        .and(Ok(end.map(drop)?))
                 })
             }
         };
@@ -299,11 +303,15 @@ impl Device {
         let server = match socket {
             Socket::Path(path) => VfioUserServer::bind(path, Arc::clone(&served) as _)
                 .inspect(|_| eprintln!("tidemark: listening on {}", path.display())),
-            Socket::Fd(fd) => inherited(fd)
-                .and_then(|socket| socket.listening(fd))
-                .map_err(ServeError::from)
-                .map(|listener| VfioUserServer::on(listener, Arc::clone(&served) as _))
-                .inspect(|_| eprintln!("tidemark: listening on descriptor {fd}")),
+            Socket::Fd(fd) => inherited(fd).map_err(ServeError::from).and_then(|socket| {
+                let how = match socket {
+                    Inherited::Listening(_) => "listening on",
+                    Inherited::Connected(_) => "connected by",
+                };
+                let server = VfioUserServer::on(socket, Arc::clone(&served) as _)?;
+                eprintln!("tidemark: {how} descriptor {fd}");
+                Ok(server)
+            }),
         };
         Ok(Self {
             path: path.to_owned(),
@@ -320,7 +328,7 @@ impl Device {
         thread::spawn(move || {
             let end = loop {
                 match server.run() {
-                    Ok(()) if keep => {}
+                    Ok(Ended::Client) if keep => {}
                     Err(error @ ServeError::Protocol(_)) if keep => {
                         eprintln!("tidemark: {error}; waiting for the next client");
                     }
@@ -333,8 +341,9 @@ impl Device {
 
     /// Starts the end: nobody can connect any more, and what is in flight is the last.
     fn stop(&self) {
-        // On a signal the thread that serves still waits for its client, and holds the server.
+        // On a signal the thread that serves may hold the server for a moment yet.
         self.server.remove_socket();
+        self.server.stop();
         self.served.function().reset();
     }
 

@@ -4,7 +4,7 @@ use crate::exit::{Failed, Unreachable, Usage};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use device::serve::socket::SocketFile;
-use device::serve::vfio_user::{ServeError, VfioUserServer};
+use device::serve::vfio_user::{Ended, ServeError, VfioUserServer};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::{Path, PathBuf};
@@ -102,7 +102,7 @@ fn usage(expected: &str) -> anyhow::Error {
 
 /// What ends the serving.
 enum End {
-    Client(Result<(), ServeError>),
+    Client(Result<Ended, ServeError>),
     Signal,
 }
 
@@ -136,7 +136,7 @@ fn serve(args: &ServeArgs) -> Result<()> {
     thread::spawn(move || {
         let end = loop {
             match serving.run() {
-                Ok(()) if keep => {}
+                Ok(Ended::Client) if keep => {}
                 Err(error @ ServeError::Protocol(_)) if keep => {
                     eprintln!("tidemark: {error}; waiting for the next client");
                 }
@@ -147,12 +147,13 @@ fn serve(args: &ServeArgs) -> Result<()> {
     });
 
     let end = ended.recv().context("neither a client nor a signal")?;
-    // The thread that serves may still hold the server.
+    // The thread that serves may hold the server for a moment yet.
     server.remove_socket();
+    server.stop();
     let report = mediator.report();
     println!("{}", serde_json::to_string(&report)?);
     match end {
-        End::Client(end) => Ok(end?),
+        End::Client(end) => Ok(end.map(drop)?),
         End::Signal => Ok(()),
     }
 }
