@@ -6,8 +6,8 @@ use crate::sandboxed::SandboxArg;
 use ::device::blk::{BlkDevice, BlkOptions, QUEUES_MAX};
 use ::device::function::{AdminConfig, FunctionConfig, Pasid, PciFunction};
 use ::device::queue::{InflightShape, InflightTable};
-use ::device::serve::socket::inherited;
-use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer};
+use ::device::serve::socket::{Inherited, inherited};
+use ::device::serve::vfio_user::{DmaLog, Ended, ServeError, ServedFunction, VfioUserServer};
 use ::device::tracker::Marking;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
@@ -41,9 +41,10 @@ pub struct DeviceArgs {
 enum Front {
     /// Virtio block devices for QEMU's vfio-user-pci, each behind a socket of its own.
     ///
-    /// Says `listening on PATH` (or `on descriptor N`) on stderr for each socket, when a client may
-    /// connect. A device ends when its client disconnects, unless with --keep, and all end on
-    /// SIGTERM or SIGINT. Each then prints one JSON object with what it did, on a line of its own.
+    /// Says `listening on PATH` (or `on descriptor N`, or `connected by descriptor N`) on stderr for
+    /// each socket, when a client may connect. A device ends when its client disconnects, unless with
+    /// --keep, and all end on SIGTERM or SIGINT. Each then prints one JSON object with what it did, on
+    /// a line of its own.
     ///
     /// Several devices: give --socket-path (or --fd) and --disk several times; the first socket
     /// belongs to the first disk, and so on. The other options are for all of them.
@@ -61,7 +62,8 @@ pub struct VfioUserArgs {
         conflicts_with = "fd"
     )]
     socket_path: Vec<PathBuf>,
-    /// A listening Unix socket that this process inherited, by number; one for each device
+    /// A Unix stream socket that this process inherited, by number; one for each device. It listens,
+    /// or it is connected to the one client there will be
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(RawFd).range(0..))]
     fd: Vec<RawFd>,
     /// The file or block device that the guest sees as its disk; one for each device
@@ -179,7 +181,7 @@ enum Socket<'a> {
 /// What ends the serving.
 enum End {
     /// The client of the device with this number is gone, and it takes no other.
-    Client(usize, Result<(), ServeError>),
+    Client(usize, Result<Ended, ServeError>),
     Signal,
 }
 
@@ -226,7 +228,7 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
     // Everything is open now.
     give_up(args)?;
     for device in devices.iter().flatten() {
-        eprintln!("tidemark: listening on {}", device.listens_on);
+        eprintln!("tidemark: {}", device.ready);
     }
     let send = ends.clone();
     thread::spawn(move || {
@@ -255,7 +257,9 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
             End::Client(index, end) => {
                 let device = devices.get_mut(index).and_then(Option::take);
                 device.map_or(Ok(()), |device| {
-                    device.finish(Instant::now() + END_WAIT).and(Ok(end?))
+                    device
+                        .finish(Instant::now() + END_WAIT)
+                        .and(Ok(end.map(drop)?))
                 })
             }
         };
@@ -284,7 +288,8 @@ fn give_up(args: &VfioUserArgs) -> Result<()> {
 /// A device with its disk and its socket.
 struct Device {
     path: PathBuf,
-    listens_on: String,
+    /// How it is reached.
+    ready: String,
     /// To be flushed at the end; `None` if it is read only.
     disk: Option<File>,
     blk: Arc<BlkDevice>,
@@ -345,28 +350,33 @@ impl Device {
             })
             .transpose()?;
         let served = ServedFunction::with_log(function, log);
-        let (server, listens_on) = match socket {
+        let unreachable = |error: ServeError| Failure::Unreachable(error.into());
+        let (server, ready) = match socket {
             Socket::Path(path) => (
-                VfioUserServer::bind(path, Arc::clone(&served) as _),
-                path.display().to_string(),
+                VfioUserServer::bind(path, Arc::clone(&served) as _).map_err(unreachable)?,
+                format!("listening on {}", path.display()),
             ),
             Socket::Fd(fd) => {
-                let listener = inherited(fd).and_then(|socket| socket.listening(fd));
-                let server = listener
-                    .map_err(ServeError::from)
-                    .map(|listener| VfioUserServer::on(listener, Arc::clone(&served) as _));
-                (server, format!("descriptor {fd}"))
+                let socket = inherited(fd).map_err(|error| unreachable(error.into()))?;
+                let how = match socket {
+                    Inherited::Listening(_) => "listening on",
+                    Inherited::Connected(_) => "connected by",
+                };
+                (
+                    VfioUserServer::on(socket, Arc::clone(&served) as _).map_err(unreachable)?,
+                    format!("{how} descriptor {fd}"),
+                )
             }
         };
         blk.open_rings();
         Ok(Self {
             path: path.to_owned(),
-            listens_on,
+            ready,
             disk,
             blk,
             served,
             gone: Arc::default(),
-            server: Arc::new(server.map_err(|error| Failure::Unreachable(error.into()))?),
+            server: Arc::new(server),
         })
     }
 
@@ -384,7 +394,7 @@ impl Device {
                 let served = server.run();
                 gone.fetch_add(1, Relaxed);
                 match served {
-                    Ok(()) if keep => {}
+                    Ok(Ended::Client) if keep => {}
                     Err(error @ ServeError::Protocol(_)) if keep => {
                         eprintln!("tidemark: {error}; waiting for the next client");
                     }
@@ -397,8 +407,9 @@ impl Device {
 
     /// Starts the end: nobody can connect any more, and what is in flight is the last.
     fn stop(&self) {
-        // On a signal the thread that serves still waits for its client, and holds the server.
+        // On a signal the thread that serves may hold the server for a moment yet.
         self.server.remove_socket();
+        self.server.stop();
         self.served.function().reset();
     }
 

@@ -5,7 +5,7 @@ use crate::sandboxed::SandboxArg;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use device::serve::socket::SocketFile;
-use device::serve::vfio_user::{ServeError, VfioUserServer};
+use device::serve::vfio_user::{Ended, ServeError, VfioUserServer};
 use observe::metrics::{MediatorSource, MetricsSocket};
 use sandbox::{Grant, Kind, Sandbox, mediator_descriptors};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
@@ -121,7 +121,7 @@ fn usage(expected: &str) -> anyhow::Error {
 
 /// What ends the serving.
 enum End {
-    Client(Result<(), ServeError>),
+    Client(Result<Ended, ServeError>),
     Signal,
 }
 
@@ -177,7 +177,7 @@ fn serve(args: &ServeArgs) -> Result<()> {
             let served = serving.run();
             gone.fetch_add(1, Relaxed);
             match served {
-                Ok(()) if keep => {}
+                Ok(Ended::Client) if keep => {}
                 Err(error @ ServeError::Protocol(_)) if keep => {
                     eprintln!("tidemark: {error}; waiting for the next client");
                 }
@@ -188,12 +188,13 @@ fn serve(args: &ServeArgs) -> Result<()> {
     });
 
     let end = ended.recv().context("neither a client nor a signal")?;
-    // The thread that serves may still hold the server.
+    // The thread that serves may hold the server for a moment yet.
     server.remove_socket();
+    server.stop();
     let report = mediator.report();
     println!("{}", serde_json::to_string(&report)?);
     match end {
-        End::Client(end) => Ok(end?),
+        End::Client(end) => Ok(end.map(drop)?),
         End::Signal => Ok(()),
     }
 }

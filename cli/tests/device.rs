@@ -42,7 +42,7 @@ impl Process {
         let mut said = Vec::new();
         let listens = |said: &[String]| {
             said.iter()
-                .filter(|line| line.contains("listening on"))
+                .filter(|line| line.contains("listening on") || line.contains("connected by"))
                 .count()
         };
         while listens(&said) < sockets {
@@ -214,24 +214,17 @@ fn it_keeps_serving_when_told_to() {
 }
 
 #[test]
-fn an_inherited_socket_must_listen() {
+fn an_inherited_socket_listens_or_is_connected() {
     let dir = tempfile::tempdir().unwrap();
     let (disk, path) = (disk(&dir, "disk"), socket(&dir, "s"));
     let listener = UnixListener::bind(&path).unwrap();
-    let connected = UnixStream::pair().unwrap().0;
+    let (client, connected) = UnixStream::pair().unwrap();
     let file = File::open(&disk).unwrap();
     // For all children of this process, who do not mind.
     fcntl_setfd(&listener, FdFlags::empty()).unwrap();
     fcntl_setfd(&connected, FdFlags::empty()).unwrap();
     fcntl_setfd(&file, FdFlags::empty()).unwrap();
-    for (fd, why) in [
-        (
-            connected.as_raw_fd(),
-            "does not listen; a Unix stream socket was expected, listening",
-        ),
-        (file.as_raw_fd(), "is no socket"),
-        (999, "is not open"),
-    ] {
+    for (fd, why) in [(file.as_raw_fd(), "is no socket"), (999, "is not open")] {
         let process = Process::start(&["--disk", &disk, "--fd", &fd.to_string()], 1);
         let said = process.said.join("\n");
         let (status, _) = process.end();
@@ -248,6 +241,22 @@ fn an_inherited_socket_must_listen() {
     assert!(status.success(), "{status}");
     assert_eq!(reports[0]["dma_maps"], 3);
     assert!(Path::new(&path).exists(), "the file is its maker's");
+
+    let fd = connected.as_raw_fd().to_string();
+    let process = Process::start(&["--disk", &disk, "--fd", &fd, "--keep"], 1);
+    drop(connected);
+    // VERSION 0.1 without any text: a header and four bytes; the answer has a text.
+    let mut ask = vec![7, 0, 1, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    ask.extend([0, 0, 1, 0]);
+    (&client).write_all(&ask).unwrap();
+    let mut answer = [0; 20];
+    (&client).read_exact(&mut answer).unwrap();
+    assert_eq!(answer[..4], [7, 0, 1, 0]);
+    assert_eq!(answer[8..], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+    drop(client);
+    let (status, reports) = process.end();
+    assert!(status.success(), "{status}");
+    assert_eq!(reports.len(), 1, "no other client can come, --keep or not");
 }
 
 #[test]

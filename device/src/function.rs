@@ -19,6 +19,7 @@ use crate::virtio::{QueueError, VirtioDevice};
 pub(crate) use inner::Core;
 use inner::Machinery;
 pub(crate) use parts::{Part, PartsError};
+pub use saved::SavedError;
 use spec::features::Features;
 use spec::queue_state::QueueState;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ mod access;
 mod inner;
 mod mode;
 mod parts;
+mod saved;
 #[cfg(test)]
 mod tests;
 

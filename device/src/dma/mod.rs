@@ -24,6 +24,7 @@ use crate::tracker::{DirtyLog, TrackerConfig, TrackerStats};
 use crossbeam_utils::sync::{ShardedLock, ShardedLockWriteGuard};
 use space::Space;
 use std::fs::File;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 use vm_memory::Permissions;
 use waiters::Waiters;
@@ -203,6 +204,15 @@ impl Dma {
     /// Puts a tracker configuration in force; returns when no mark of the old one can follow.
     pub fn set_tracker(&self, config: TrackerConfig) {
         self.shut().set_tracker(config);
+    }
+
+    /// Where the bitmap in guest memory lies that the tracker marks in; empty if there is none.
+    pub(crate) fn bitmap_iovas(&self) -> Range<u64> {
+        self.space
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .bitmap()
+            .iovas()
     }
 
     /// What the tracker could not do since it was last configured.

@@ -86,7 +86,7 @@ pub(crate) struct Core {
     tracker: Mutex<TrackerConfig>,
     registers: Mutex<Registers>,
     /// Signalled at every change of state.
-    moved: Condvar,
+    pub(super) moved: Condvar,
     pub(super) interrupts: Mutex<Interrupts>,
     pub(super) counters: Counters,
 }
@@ -414,6 +414,7 @@ impl Core {
                 return;
             }
             if registers.mode.drained() {
+                self.moved.notify_all();
                 self.tell_owner();
             }
             let knobs = &self.config.suspend;
