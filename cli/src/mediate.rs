@@ -25,6 +25,9 @@ pub struct MediateArgs {
     command: Option<Command>,
     #[command(flatten)]
     serve: Option<ServeArgs>,
+    // Not among those: clap takes an optional group that holds another for absent.
+    #[command(flatten)]
+    sandbox: SandboxArgs,
 }
 
 /// Serve: towards the VMM a vfio-user device, towards the device its driver.
@@ -57,8 +60,6 @@ struct ServeArgs {
     /// Let `tidemark mediate move` lead to VFIO devices, as --back vfio:... does
     #[arg(long, requires = "control")]
     allow_vfio: bool,
-    #[command(flatten)]
-    sandbox: SandboxArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,7 +106,7 @@ pub fn run(args: MediateArgs) -> Result<()> {
     match (args.command, args.serve) {
         (Some(Command::Move(args)), _) => shift(&args),
         (Some(Command::Status(args)), _) => status(&args),
-        (None, Some(args)) => serve(&args),
+        (None, Some(serving)) => serve(&serving, &args.sandbox),
         (None, None) => Err(usage("--front and --back, or `move` or `status`")),
     }
 }
@@ -123,7 +124,7 @@ enum End {
     Signal,
 }
 
-fn serve(args: &ServeArgs) -> Result<()> {
+fn serve(args: &ServeArgs, sandbox: &SandboxArgs) -> Result<()> {
     let Target::VfioUser(front) = &args.front else {
         return Err(usage("--front vfio-user:PATH"));
     };
@@ -135,7 +136,7 @@ fn serve(args: &ServeArgs) -> Result<()> {
     let metrics = metrics.map_err(|error| Unreachable(error.to_string()))?;
     // Files while this is the only thread: what moves will name is opened then.
     let given_up = "cannot give up what the process does not need";
-    let sandbox = Sandbox::confine(args.sandbox.mode(), Kind::Mediate, &grants(args, front));
+    let sandbox = Sandbox::confine(sandbox.mode(), Kind::Mediate, &grants(args, front));
     let sandbox = sandbox.context(given_up)?;
     let back = mediate::open(&args.back).map_err(|error| Unreachable(error.to_string()))?;
     let options = Options {
