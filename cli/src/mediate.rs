@@ -107,7 +107,7 @@ pub fn run(args: MediateArgs) -> Result<()> {
     match (args.command, args.serve) {
         (Some(Command::Move(args)), _) => shift(&args),
         (Some(Command::Status(args)), _) => status(&args),
-        (None, Some(args)) => serve(&args),
+        (None, Some(serving)) => serve(&serving),
         (None, None) => Err(usage("--front and --back, or `move` or `status`")),
     }
 }
