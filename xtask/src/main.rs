@@ -7,6 +7,7 @@
 mod bench;
 mod conformance;
 mod figures;
+mod fuzz;
 mod guest;
 mod process;
 mod soak;
@@ -39,6 +40,8 @@ enum Command {
     Bench(BenchOptions),
     /// Move, suspend, checkpoint, kill and unmap for a while, and watch what grows
     Soak(soak::Options),
+    /// Feed everything that faces a guest or a network with bytes of any kind
+    Fuzz(fuzz::Options),
 }
 
 #[derive(Args)]
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&workspace, &options),
         Command::Matrix(options) => conformance::matrix::run(&workspace, &options).map(|()| true),
         Command::Bench(options) if options.check => bench::check(&workspace),
+        Command::Fuzz(options) => fuzz::run(&workspace, &options),
         Command::Soak(options) => soak::run(&workspace, &options).map(|()| true),
         Command::Bench(_) => bench::run(&workspace).map(|()| true),
     });
