@@ -1,7 +1,7 @@
 //! `tidemark agent`.
 
 use crate::exit::{Unreachable, Usage};
-use crate::sandboxed::SandboxArgs;
+use crate::sandboxed::SandboxArg;
 use anyhow::Context;
 use clap::Args;
 use migration::agent::{Endpoint, Host, Identity, Limits, Managed, Server, ServerError};
@@ -47,8 +47,10 @@ pub struct AgentArgs {
     /// Connections at a time
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
-    #[command(flatten)]
-    sandbox: SandboxArgs,
+    /// What the process gives up once it has begun: system calls, files and descriptors that it does
+    /// not need
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = SandboxArg::Strict)]
+    sandbox: SandboxArg,
 }
 
 /// Certificates, which TCP takes.

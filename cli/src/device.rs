@@ -2,7 +2,7 @@
 
 use crate::args::RingArg;
 use crate::disk;
-use crate::sandboxed::SandboxArgs;
+use crate::sandboxed::SandboxArg;
 use ::device::blk::{BlkDevice, BlkOptions, QUEUES_MAX};
 use ::device::function::{AdminConfig, FunctionConfig, Pasid, PciFunction};
 use ::device::queue::{InflightShape, InflightTable};
@@ -100,8 +100,10 @@ pub struct VfioUserArgs {
     /// Let every read and write of the disk take at least so many milliseconds: for tests
     #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
     slow_disk: u64,
-    #[command(flatten)]
-    sandbox: SandboxArgs,
+    /// What the process gives up once it has begun: system calls, files and descriptors that it does
+    /// not need
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = SandboxArg::Strict)]
+    sandbox: SandboxArg,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

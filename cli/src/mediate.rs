@@ -1,7 +1,7 @@
 //! `tidemark mediate`.
 
 use crate::exit::{Failed, Unreachable, Usage};
-use crate::sandboxed::SandboxArgs;
+use crate::sandboxed::SandboxArg;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use device::serve::socket::SocketFile;
@@ -52,8 +52,10 @@ struct ServeArgs {
     /// Let `tidemark mediate move` lead to VFIO devices, as --back vfio:... does
     #[arg(long, requires = "control")]
     allow_vfio: bool,
-    #[command(flatten)]
-    sandbox: SandboxArgs,
+    /// What the process gives up once it has begun: system calls, files and descriptors that it does
+    /// not need
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = SandboxArg::Strict)]
+    sandbox: SandboxArg,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,17 +1,9 @@
 //! `--sandbox`, the same for every process that stays.
 
-use clap::{Args, ValueEnum};
+use clap::ValueEnum;
 use sandbox::Mode;
 
 /// What the process gives up once it has begun.
-#[derive(Args, Clone, Copy, Debug)]
-pub struct SandboxArgs {
-    /// What the process gives up once it has begun: system calls, files and descriptors that it does
-    /// not need
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = SandboxArg::Strict)]
-    pub sandbox: SandboxArg,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SandboxArg {
     /// All of it; a call that is not on the list is named on stderr and ends the process
@@ -22,13 +14,13 @@ pub enum SandboxArg {
     Off,
 }
 
-impl SandboxArgs {
+impl SandboxArg {
     /// The same, as the library has it.
     pub fn mode(self) -> Mode {
-        match self.sandbox {
-            SandboxArg::Strict => Mode::Strict,
-            SandboxArg::Log => Mode::Log,
-            SandboxArg::Off => Mode::Off,
+        match self {
+            Self::Strict => Mode::Strict,
+            Self::Log => Mode::Log,
+            Self::Off => Mode::Off,
         }
     }
 }

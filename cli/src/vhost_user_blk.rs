@@ -13,7 +13,7 @@ use device::serve::socket::{Inherited, inherited};
 use device::serve::vhost_user::{ServeError, VhostUserListener, VhostUserServer};
 use device::tracker::Marking;
 use sandbox::{Grant, Kind, Sandbox, descriptors};
-use sandboxed::SandboxArgs;
+use sandboxed::SandboxArg;
 use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::fs::File;
@@ -76,8 +76,10 @@ struct Args {
     /// requests in flight
     #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
     slow_disk: u64,
-    #[command(flatten)]
-    sandbox: SandboxArgs,
+    /// What the process gives up once it has begun: system calls, files and descriptors that it does
+    /// not need
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = SandboxArg::Strict)]
+    sandbox: SandboxArg,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -42,10 +42,12 @@ impl Backend {
         command.arg("--socket-path").arg(socket);
         command.args(["--blk-file", disk]).stderr(Stdio::piped());
         let mut backend = Self::start(&mut command);
-        let mut line = String::new();
         let stderr = backend.child.stderr.take().unwrap();
-        BufReader::new(stderr).read_line(&mut line).unwrap();
-        assert!(line.contains("listening on"), "{line}");
+        let mut stderr = BufReader::new(stderr);
+        let mut said = String::new();
+        while !said.contains("listening on") {
+            assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
+        }
         backend
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The kernel does not carry the call out and delivers SIGSYS instead. Opening a file is the one call
 //! after which the process goes on, with an error: libraries open files to look up what they can do
-//! without. Only so many are named; then that ends it too.
+//! without, as for the lines of a backtrace. So many are named; more are refused in silence.
 #![expect(
     unsafe_code,
     reason = "a signal handler, and what the kernel hands to it"
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The exit code of a process that was stopped: what a shell shows for SIGSYS, 128 and its number.
 pub const EXIT: u8 = 159;
 
-/// Opens that are refused before the process ends.
+/// Opens that are named: nobody shall fill a log with them.
 const OPENS_MAX: u32 = 16;
 /// `si_code` of a SIGSYS that a filter raised. A `kill` has another.
 const SYS_SECCOMP: c_int = 1;
@@ -60,7 +60,16 @@ extern "C" fn stopped(_signal: c_int, info: *mut siginfo_t, context: *mut c_void
         exit();
     }
     let name = calls::name(call.number).unwrap_or("(unknown)");
-    let opens = name == "openat" && OPENS.fetch_add(1, Ordering::Relaxed) < OPENS_MAX;
+    let opens = matches!(name, "openat" | "open");
+    if opens {
+        registers::answer(context, -i64::from(libc::EACCES));
+        let before = OPENS.fetch_add(1, Ordering::Relaxed);
+        if before >= OPENS_MAX {
+            // It may come round in two billion calls.
+            OPENS.store(OPENS_MAX, Ordering::Relaxed);
+            return;
+        }
+    }
     line.text(if opens {
         "tidemark: sandbox: refused the system call "
     } else {
@@ -84,7 +93,6 @@ extern "C" fn stopped(_signal: c_int, info: *mut siginfo_t, context: *mut c_void
     if !opens {
         exit();
     }
-    registers::answer(context, -i64::from(libc::EACCES));
 }
 
 fn exit() -> ! {

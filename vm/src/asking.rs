@@ -58,3 +58,25 @@ pub(crate) fn ask(
         None => Err(invalid(format!("an answer was expected, {line:?} came"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn a_request_without_an_end_is_read_so_far_and_refused() {
+        let (mut asking, answering) = UnixStream::pair().unwrap();
+        let asks = thread::spawn(move || {
+            let line = vec![b' '; usize::try_from(LINE_MAX).unwrap()];
+            asking.write_all(&line).unwrap();
+            let mut said = String::new();
+            asking.read_to_string(&mut said).unwrap();
+            said
+        });
+        answer(&answering, |_: Value| panic!("nothing was asked")).unwrap();
+        drop(answering);
+        let said = asks.join().unwrap();
+        assert!(said.contains("a request was expected"), "{said}");
+    }
+}

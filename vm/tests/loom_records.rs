@@ -4,12 +4,14 @@
 //!
 //! As with the bitmap, each wrong variant must be shown to fail.
 
+mod proof;
+
 use device::tracker::protocol::{RecordCell, first_in_turn, unrecorded};
 use device::tracker::records::lane::Lane;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::sync::{Arc, RwLock};
 use loom::thread;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use proof::{fails, holds};
 
 /// A cell; `LOCKED` is false for the mistake of two accesses in place of one.
 struct Cell<const LOCKED: bool>(AtomicU64);
@@ -226,58 +228,59 @@ fn moves<const LOCKED: bool>(
     }
 }
 
-fn fails(says: &str, model: impl Fn() + Sync + Send + 'static) {
-    let panic = catch_unwind(AssertUnwindSafe(|| loom::model(model))).expect_err(says);
-    let said = panic.downcast_ref::<String>().cloned();
-    let said = said.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-    let said = said.unwrap_or_default();
-    assert!(said.contains(says), "failed for another reason: {said}");
-}
-
 #[test]
 fn turns_behind_a_shut_door_lose_nothing() {
-    loom::model(moves::<true>(Way::Rule, 1, 1, 1));
-    loom::model(moves::<true>(Way::Rule, 1, 2, 1));
-    loom::model(moves::<true>(Way::Rule, 2, 1, 1));
-    loom::model(moves::<true>(Way::Rule, 2, 2, 1));
+    let all = |name, queues, pages| {
+        holds(name, None, moves::<true>(Way::Rule, queues, pages, 1));
+    };
+    all("records: one queue, one page", 1, 1);
+    all("records: one queue, two pages", 1, 2);
+    all("records: two queues, one page", 2, 1);
+    all("records: two queues, two pages", 2, 2);
     // Both at the word at once. All interleavings take two minutes and pass, too; here those with
     // four changes of thread.
-    let mut few = loom::model::Builder::new();
-    few.preemption_bound = Some(4);
-    few.check(moves::<true>(Way::Rule, 2, 1, 2));
+    let name = "records: two queues, one page, full lanes";
+    holds(name, Some(4), moves::<true>(Way::Rule, 2, 1, 2));
 }
 
 #[test]
 fn a_mark_may_come_with_a_later_burst() {
-    loom::model(moves::<true>(Way::MarkLater, 1, 1, 1));
+    let name = "records: a mark in a later burst";
+    holds(name, None, moves::<true>(Way::MarkLater, 1, 1, 1));
 }
 
 #[test]
 fn a_turn_while_the_door_is_open_loses() {
-    fails("lost page", moves::<true>(Way::NeverShut, 1, 1, 1));
+    let name = "records: a turn while the door is open";
+    fails("lost page", name, moves::<true>(Way::NeverShut, 1, 1, 1));
 }
 
 #[test]
 fn notes_that_outlive_no_turn_are_lost_with_it() {
-    fails("lost page", moves::<true>(Way::NotesLeft, 1, 1, 1));
+    let name = "records: notes left behind";
+    fails("lost page", name, moves::<true>(Way::NotesLeft, 1, 1, 1));
 }
 
 #[test]
 fn a_turn_with_the_number_of_the_last_loses() {
-    fails("lost page", moves::<true>(Way::SameTurn, 1, 1, 1));
+    let name = "records: a turn with the last one's number";
+    fails("lost page", name, moves::<true>(Way::SameTurn, 1, 1, 1));
 }
 
 #[test]
 fn a_mark_before_its_data_loses() {
-    fails("lost page", moves::<true>(Way::MarkFirst, 1, 1, 1));
+    let name = "records: a mark before its data";
+    fails("lost page", name, moves::<true>(Way::MarkFirst, 1, 1, 1));
 }
 
 #[test]
 fn two_queues_at_one_lane_lose() {
-    fails("lost page", moves::<true>(Way::OneLane, 2, 2, 1));
+    let name = "records: two queues at one lane";
+    fails("lost page", name, moves::<true>(Way::OneLane, 2, 2, 1));
 }
 
 #[test]
 fn two_queues_without_a_locked_operation_record_twice() {
-    fails("recorded twice", moves::<false>(Way::Rule, 2, 1, 2));
+    let name = "records: no locked operation";
+    fails("recorded twice", name, moves::<false>(Way::Rule, 2, 1, 2));
 }

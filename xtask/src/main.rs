@@ -9,6 +9,7 @@ mod conformance;
 mod figures;
 mod guest;
 mod process;
+mod proofs;
 mod soak;
 mod test;
 mod testbed;
@@ -37,6 +38,8 @@ enum Command {
     Matrix(conformance::matrix::Options),
     /// Run the benchmarks
     Bench(BenchOptions),
+    /// Explore the models of what runs at once, and run AddressSanitizer over what is unsafe
+    Proofs,
     /// Move, suspend, checkpoint, kill and unmap for a while, and watch what grows
     Soak(soak::Options),
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&workspace, &options),
         Command::Matrix(options) => conformance::matrix::run(&workspace, &options).map(|()| true),
         Command::Bench(options) if options.check => bench::check(&workspace),
+        Command::Proofs => proofs::run(&workspace).map(|()| true),
         Command::Soak(options) => soak::run(&workspace, &options).map(|()| true),
         Command::Bench(_) => bench::run(&workspace).map(|()| true),
     });

@@ -92,6 +92,11 @@ const PARTS: &[Part] = &[
         run: cargo::unit,
     },
     Part {
+        name: "proofs",
+        about: "the models of what runs at once; with --full AddressSanitizer as well",
+        run: proofs,
+    },
+    Part {
         name: "names",
         about: "batches of names end as stock git ends them",
         run: names::run,
@@ -261,6 +266,14 @@ fn setup(workspace: &Workspace, _options: &Options) -> Result<String> {
         bed.kernel_bookworm.release,
         bed.kernel_trixie.release
     ))
+}
+
+fn proofs(workspace: &Workspace, options: &Options) -> Result<String> {
+    if options.full {
+        crate::proofs::run(workspace)?;
+        return Ok("models explored, nothing found by AddressSanitizer".to_owned());
+    }
+    crate::proofs::interleavings(workspace)
 }
 
 #[cfg(test)]

@@ -353,6 +353,23 @@ mod tests {
         assert!(all(&mut ring).pop().unwrap().2.is_err());
     }
 
+    #[test]
+    fn a_full_ring_takes_no_more() {
+        let file = file(4096);
+        let mut spares = Spares::default();
+        let Some(mut ring) = ring(4) else {
+            return;
+        };
+        for tag in 0..4 {
+            let buffer = spares.take(512);
+            ring.prepare(tag, Direction::Read, &file, 0, buffer)
+                .unwrap();
+        }
+        let more = ring.prepare(4, Direction::Read, &file, 0, spares.take(512));
+        assert!(more.is_err());
+        assert_eq!(all(&mut ring).len(), 4);
+    }
+
     /// Entries of another kind, as from one who writes into the ring by other means, and what would make
     /// it able to do more, are refused by the kernel.
     #[test]

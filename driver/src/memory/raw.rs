@@ -134,3 +134,49 @@ pub(super) fn readv(
     }
     Ok(got)
 }
+
+/// Bugs of the kinds that AddressSanitizer is to find in this crate: `cargo xtask proofs` builds the tests
+/// with `--cfg planted`, and each of these must end the program with a report.
+#[cfg(all(test, planted))]
+mod planted {
+    use super::DmaMemory;
+    use rustix::fs::{MemfdFlags, memfd_create};
+    use std::fs::File;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A view of one word too many.
+    #[test]
+    fn out_of_bounds() {
+        let words: Vec<_> = (0..8).map(AtomicU64::new).collect();
+        let beyond = words
+            .as_ptr()
+            .wrapping_add(std::hint::black_box(words.len()));
+        // SAFETY: there is none, which is what is to be found.
+        let word = unsafe { &*beyond };
+        println!("not found: {}", word.load(Ordering::Relaxed));
+    }
+
+    /// A view that outlives what it looks at.
+    #[test]
+    fn use_after_free() {
+        let words: Vec<_> = (0..8).map(AtomicU64::new).collect();
+        let first = words.as_ptr();
+        drop(words);
+        // SAFETY: there is none, which is what is to be found.
+        let word = unsafe { &*std::hint::black_box(first) };
+        println!("not found: {}", word.load(Ordering::Relaxed));
+    }
+
+    /// A view of guest memory that was unmapped.
+    #[test]
+    fn use_after_unmap() {
+        let file = File::from(memfd_create("planted", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(4096).unwrap();
+        let memory = DmaMemory::from_file(&file, 0, 4096, 0).unwrap();
+        let first = memory.as_ptr().cast::<AtomicU64>();
+        drop(memory);
+        // SAFETY: there is none, which is what is to be found.
+        let word = unsafe { &*std::hint::black_box(first) };
+        println!("not found: {}", word.load(Ordering::Relaxed));
+    }
+}

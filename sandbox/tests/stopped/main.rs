@@ -239,7 +239,6 @@ const FORBIDDEN: &[Attempt] = &[
         BAD_FD,
     ),
     attempt("openat2", "files", libc::SYS_openat2, BAD_FD),
-    attempt("open", "files", libc::SYS_open, NONE),
     attempt("creat", "files", libc::SYS_creat, NONE),
     attempt("link", "names", libc::SYS_link, NONE),
     attempt("symlink", "names", libc::SYS_symlink, NONE),
@@ -283,6 +282,7 @@ fn main() -> ExitCode {
         trials.push(Trial::test(format!("{name}::tcp"), move || tcp(kind)));
         let descriptors = move || descriptors_are_few(kind);
         trials.push(Trial::test(format!("{name}::descriptors"), descriptors));
+        trials.push(Trial::test(format!("{name}::panic"), move || panics(kind)));
         let threads = move || threads_are_noticed(kind);
         trials.push(Trial::test(format!("{name}::threads"), threads));
     }
@@ -292,7 +292,11 @@ fn main() -> ExitCode {
 fn start(kind: Kind, mode: &str, what: &str) -> Output {
     let this = std::env::current_exe().unwrap();
     let order = format!("{} {mode} {what}", kind.name());
-    Command::new(this).env(TRY, order).output().unwrap()
+    Command::new(this)
+        .env(TRY, order)
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap()
 }
 
 fn said(output: &Output) -> String {
@@ -365,8 +369,20 @@ fn names(kind: Kind) -> Result<(), Failed> {
     let output = start(kind, "strict", "opens");
     let lines = said(&output).matches("refused the system call").count();
     expect(
-        lines == 16 && output.status.code() == Some(EXIT.into()),
-        "16 are named, the next ends the process",
+        lines == 16 && output.status.success(),
+        "16 are named, and all are refused",
+        &output,
+    )
+}
+
+/// A thread that panics, with all that it says then, is no reason to end the process.
+fn panics(kind: Kind) -> Result<(), Failed> {
+    let output = start(kind, "strict", "panic");
+    let text = said(&output);
+    let went_on = output.status.success() && text.contains("went on");
+    expect(
+        went_on && text.contains("stack backtrace"),
+        "it goes on",
         &output,
     )
 }
@@ -450,6 +466,11 @@ fn obey(order: &str) -> ExitCode {
             let opened = File::open("/etc/passwd");
             assert_eq!(opened.unwrap_err().kind(), ErrorKind::PermissionDenied);
         }),
+        "panic" => {
+            let panicked = std::thread::spawn(|| panic!("as asked")).join();
+            assert!(panicked.is_err());
+            println!("went on");
+        }
         "tcp" => {
             let shown = |done: Result<(), std::io::Error>| match done {
                 Ok(()) => "done".to_owned(),

@@ -193,6 +193,22 @@ mod tests {
     }
 
     #[test]
+    fn a_map_more_than_there_may_be_is_refused() {
+        let (mut maps, file) = (Maps::default(), file());
+        map(&mut maps, 0, 1, 0, &file);
+        let entry = maps.entries.values().next().unwrap().clone();
+        let most = u64::try_from(MAPS_MAX).unwrap();
+        let more = (1..most).map(|page| (page * 4096, entry.clone()));
+        maps.entries.extend(more);
+        let again = file.try_clone().unwrap();
+        let beyond = maps.insert(most * 4096, 4096, Access::Read, again, 0);
+        let said = beyond.unwrap_err().to_string();
+        assert!(said.contains("more than a million maps"), "{said}");
+        // One in the place of another is no more.
+        map(&mut maps, 3, 1, 0, &file);
+    }
+
+    #[test]
     fn maps_are_cut_and_replaced() {
         let (mut maps, file) = (Maps::default(), file());
         map(&mut maps, 10, 8, 0, &file);

@@ -94,6 +94,8 @@ impl<'a> Bed<'a> {
         command.args(["mediate", "--front", &self.target("front")]);
         command.args(["--back", &self.target(back), "--control"]);
         command.arg(self.socket("control")).args(more);
+        // Where the tables are, and the streams are kept.
+        command.arg("--allow").arg(&self.dir);
         Served::spawn(&mut command)
     }
 

@@ -36,8 +36,14 @@ mediate() {
     tidemark mediate --front vfio-user:/tmp/front --back vfio:$1 --control /tmp/control \
         > /tmp/mediated 2>&4 &
     mediator=$!
-    read -r line <&4
-    [ \"$line\" = 'tidemark: listening on /tmp/front' ] || { echo \"$line\"; false; }
+    # A kernel whose landlock is older than what is asked for has this said first.
+    while read -r line <&4; do
+        case \"$line\" in
+            'tidemark: listening on /tmp/front') return ;;
+            'tidemark: sandbox: '*) echo \"$line\" ;;
+            *) echo \"$line\"; false ;;
+        esac
+    done
 }
 work() {
     tidemark journal --target vfio-user:/tmp/front --depth 32 --span 8M --progress 500 \

@@ -101,14 +101,15 @@ fn memory_that_cannot_be() {
 #[test]
 fn a_region_more_than_there_may_be() {
     refused(|front| {
-        let page = |number: u64| front.region(number * 0x1000, 0x1000);
-        front.front.set_mem_table(&[page(0)]).unwrap();
         let most = u64::try_from(REGIONS_MAX).unwrap();
-        for number in 1..most {
-            front.front.add_mem_region(&page(number)).unwrap();
+        let page = |number: u64| front.region(number * 0x1000, 0x1000);
+        let pages: Vec<_> = (0..=most).map(page).collect();
+        let (beyond, first) = (&pages[REGIONS_MAX], &pages[0]);
+        front.front.set_mem_table(&[*first]).unwrap();
+        for page in &pages[1..REGIONS_MAX] {
+            front.front.add_mem_region(page).unwrap();
         }
-        let beyond = page(most);
-        assert!(front.front.add_mem_region(&beyond).is_err());
+        assert!(front.front.add_mem_region(beyond).is_err());
     });
 }
 
