@@ -30,9 +30,8 @@ fn main() -> Result<()> {
     disk.set_len(1 << 20)?;
     let disk = BlkDevice::open(disk, BlkOptions::default())?;
     let function = PciFunction::new(FunctionConfig::default(), disk);
-    function
-        .dma()
-        .map(0, MEMORY, &memory, 0, Permissions::ReadWrite)?;
+    let dma = function.dma();
+    dma.map(0, MEMORY, &memory, 0, Permissions::ReadWrite)?;
     function.set_interrupts(Arc::new(Interrupts), MsixOwner::Function);
 
     // An exit for configuration space: a capability of type 9 is a virtio structure.
@@ -44,11 +43,8 @@ fn main() -> Result<()> {
     let mut at = config(0x34);
     while at != 0 {
         if config(at) == 9 {
-            println!(
-                "structure {:#04x} in BAR {}",
-                config(at + 3),
-                config(at + 4)
-            );
+            let (kind, bar) = (config(at + 3), config(at + 4));
+            println!("structure {kind:#04x} in BAR {bar}");
         }
         at = config(at + 1);
     }
