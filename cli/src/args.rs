@@ -13,10 +13,10 @@ use vm::guest::Pattern;
 
 /// Moves, tracks and suspends virtio devices.
 #[derive(Debug, Parser)]
-#[command(name = "tidemark", version, arg_required_else_help = true)]
+#[command(name = "tidemark", version, after_help = crate::exit::CODES)]
 pub struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,6 +68,17 @@ pub enum Command {
     ///
     /// For a disk inside a guest, while the device behind it is moved, killed or replaced.
     Journal(crate::journal::JournalArgs),
+    /// Prints what makes a shell complete this program's commands and options.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Writes man pages, completions and the book's reference into a folder.
+    #[command(hide = true)]
+    Generate {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// Moves, suspends, tracks, resets and unmaps emulated devices for a while, and watches itself.
     #[command(hide = true)]
     Soak(crate::soak::SoakArgs),

@@ -1,18 +1,19 @@
 //! `tidemark conform`: judges a device, clause by clause.
 
+use crate::args::Cli;
 use crate::exit::{Failed, Unreachable, Usage};
+use crate::generate::generate;
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::{Args, CommandFactory, ValueEnum};
 use spec_tests::clause::Registry;
-use spec_tests::report::{Format, Report, explain, list};
+use spec_tests::report::{Format, Report, explain, list, reference as clauses};
 use spec_tests::run::profile::Profile;
 use spec_tests::run::select::Depth;
 use spec_tests::run::{Options, Setup, SetupError, run};
-use spec_tests::target::{Address, Emulated, Remote, Target};
+use spec_tests::target::Address;
 use std::fs;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[derive(Debug, Args)]
@@ -111,7 +112,10 @@ pub fn conform(args: &ConformArgs) -> anyhow::Result<()> {
     }
     let options = args.reporting.options(&args.globs)?;
     let old = args.reporting.baseline()?;
-    let setup = Setup::new(args.target()).map_err(refused)?;
+    let limit = Duration::from_secs(args.timeout);
+    let target = args.target.clone();
+    let target = target.target(limit, args.restart.clone(), args.allow_write);
+    let setup = Setup::new(target).map_err(refused)?;
     let progress = std::io::stderr().is_terminal();
     let mut count = 0_usize;
     let report = run(&setup, &registry, &options, &mut |entry| {
@@ -127,6 +131,14 @@ pub fn conform(args: &ConformArgs) -> anyhow::Result<()> {
     args.reporting.write(&report, old.as_ref())
 }
 
+/// Writes everything that is made from definitions: of the command line, and of the clauses.
+pub fn reference(dir: &Path) -> anyhow::Result<()> {
+    let registry = Registry::load().context("the registry of clauses is broken")?;
+    generate(Cli::command(), dir).context("cannot write all of it")?;
+    let page = dir.join("reference/clauses.md");
+    fs::write(&page, clauses(&registry)).with_context(|| format!("cannot write {}", page.display()))
+}
+
 /// Prints, and ends quietly if whoever reads has read enough.
 pub fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
@@ -139,24 +151,6 @@ fn refused(error: SetupError) -> anyhow::Error {
     match error {
         SetupError::Unreachable(_) => Unreachable(error.to_string()).into(),
         SetupError::Profile(_) | SetupError::Nothing(_) => Usage(error.to_string()).into(),
-    }
-}
-
-impl ConformArgs {
-    fn target(&self) -> Arc<dyn Target> {
-        let limit = Duration::from_secs(self.timeout);
-        match &self.target {
-            Address::Emulated => Arc::new(Emulated {
-                limit,
-                ..Emulated::default()
-            }),
-            address => Arc::new(Remote::new(
-                address.clone(),
-                limit,
-                self.restart.clone(),
-                self.allow_write,
-            )),
-        }
     }
 }
 

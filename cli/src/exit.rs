@@ -3,6 +3,10 @@
 use std::process::ExitCode;
 use vm::VmError;
 
+/// What exit codes mean, for help and man pages.
+pub const CODES: &str = "Exit codes: 0 done; 1 it was done and the answer is no, or it failed; 2 wrong \
+    usage; 3 the other side cannot be reached.\nRUST_LOG=debug (or info, or CRATE=debug) makes it say more.";
+
 /// What was asked was done, and it turned out badly: the line is for people, the run has been
 /// reported already.
 #[derive(Debug, thiserror::Error)]

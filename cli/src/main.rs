@@ -12,6 +12,7 @@ mod disk;
 mod ensemble;
 mod exercise;
 mod exit;
+mod generate;
 mod journal;
 mod judge;
 mod lock;
@@ -27,23 +28,36 @@ mod store;
 mod stream;
 mod summary;
 mod watch;
+mod welcome;
 
 use args::{Cli, Command};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Who judges provokes: what a device of ours has to say to that is in the report.
+    let provoked = matches!(cli.command, Some(Command::Conform(_) | Command::Judge(_)));
+    let level = if provoked { "error" } else { "warn" };
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .with_writer(std::io::stderr)
         .init();
-    match cli.command {
+    let Some(command) = cli.command else {
+        return exit::report(conform::print(&welcome::text()));
+    };
+    match command {
         Command::Agent(args) => exit::report(agent::run(&args)),
         Command::Checkpoint(command) => exit::report(checkpoint::run(&command)),
+        Command::Completions { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "tidemark", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
         Command::Conform(args) => exit::report(conform::conform(&args)),
         Command::Device(args) => device::run(args),
+        Command::Generate { dir } => exit::report(conform::reference(&dir)),
         Command::Journal(args) => exit::report(journal::run(&args)),
         Command::Judge(args) => exit::report(judge::judge(&args)),
         Command::Lock(command) => exit::report(lock::run(&command)),

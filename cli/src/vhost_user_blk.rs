@@ -4,10 +4,11 @@
 #![forbid(unsafe_code)]
 
 mod disk;
+mod generate;
 mod sandboxed;
 
 use anyhow::{Context, Result};
-use clap::{ArgGroup, Parser, ValueEnum};
+use clap::{ArgGroup, CommandFactory, Parser, ValueEnum};
 use device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
 use device::serve::socket::{Inherited, inherited};
 use device::serve::vhost_user::{ServeError, VhostUserListener, VhostUserServer};
@@ -32,7 +33,7 @@ use tracing_subscriber::EnvFilter;
 /// and prints one JSON object with what it did. SIGUSR1 prints the same at any time.
 #[derive(Debug, Parser)]
 #[command(name = "tidemark-vhost-user-blk", version)]
-#[command(group = ArgGroup::new("socket").args(["socket_path", "fd", "print_capabilities"]).required(true))]
+#[command(group = ArgGroup::new("socket").args(["socket_path", "fd", "print_capabilities", "generate"]).required(true))]
 struct Args {
     /// The socket to make and to listen on
     #[arg(long, value_name = "PATH")]
@@ -48,7 +49,7 @@ struct Args {
     #[arg(
         long,
         value_name = "FILE",
-        required_unless_present = "print_capabilities"
+        required_unless_present_any = ["print_capabilities", "generate"]
     )]
     blk_file: Option<PathBuf>,
     /// Answer Prometheus on this Unix socket: GET /metrics
@@ -80,6 +81,9 @@ struct Args {
     /// requests in flight
     #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
     slow_disk: u64,
+    /// Write the man page, completions and the book's reference into a folder, and end
+    #[arg(long, value_name = "DIR", hide = true)]
+    generate: Option<PathBuf>,
     /// What the process gives up once it has begun: system calls, files and descriptors that it does
     /// not need
     #[arg(long, value_enum, value_name = "MODE", default_value_t = SandboxArg::Strict)]
@@ -132,7 +136,11 @@ fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
-    let Err(error) = run(&args) else {
+    let done = match &args.generate {
+        Some(dir) => generate::generate(Args::command(), dir).context("cannot write all of it"),
+        None => run(&args),
+    };
+    let Err(error) = done else {
         return ExitCode::SUCCESS;
     };
     eprintln!("tidemark-vhost-user-blk: {error:#}");

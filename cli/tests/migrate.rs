@@ -34,11 +34,14 @@ const SMALL: [&str; 8] = [
 #[test]
 fn without_arguments_it_says_what_it_can_do() {
     let output = output(&[]);
-    assert_eq!(output.status.code(), Some(2));
-    let text = String::from_utf8(output.stderr).unwrap();
-    for command in ["migrate", "receive", "device"] {
-        assert!(text.contains(command), "{text}");
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let first = text.find("Try first:\n  tidemark migrate ");
+    assert!(first.is_some_and(|at| at < 200), "{text}");
+    for command in ["migrate", "receive", "device", "conform", "judge"] {
+        assert!(text.contains(&format!("\n  {command} ")), "{text}");
     }
+    assert!(!text.contains("  soak"), "hidden commands stay so: {text}");
 }
 
 #[test]

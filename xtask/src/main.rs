@@ -11,6 +11,7 @@ mod fuzz;
 mod guest;
 mod process;
 mod proofs;
+mod release;
 mod soak;
 mod test;
 mod testbed;
@@ -39,6 +40,14 @@ enum Command {
     Matrix(conformance::matrix::Options),
     /// Run the benchmarks
     Bench(BenchOptions),
+    /// Make man pages, completions and the book's reference from the programs
+    Generate,
+    /// Hold licences and sources of the dependencies to deny.toml
+    Deny(release::deny::Options),
+    /// Write what the programs are made of, as CycloneDX
+    Sbom,
+    /// Build the Debian package, unpack it and run what is in it
+    Deb,
     /// Explore the models of what runs at once, and run AddressSanitizer over what is unsafe
     Proofs,
     /// Move, suspend, checkpoint, kill and unmap for a while, and watch what grows
@@ -63,6 +72,10 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&workspace, &options),
         Command::Matrix(options) => conformance::matrix::run(&workspace, &options).map(|()| true),
         Command::Bench(options) if options.check => bench::check(&workspace),
+        Command::Generate => release::generate::run(&workspace).map(|_folder| true),
+        Command::Deny(options) => release::deny::run(&workspace, &options).map(|()| true),
+        Command::Sbom => release::sbom::run(&workspace).map(|_file| true),
+        Command::Deb => release::deb::run(&workspace).map(|()| true),
         Command::Proofs => proofs::run(&workspace).map(|()| true),
         Command::Fuzz(options) => fuzz::run(&workspace, &options),
         Command::Soak(options) => soak::run(&workspace, &options).map(|()| true),

@@ -2,6 +2,7 @@
 
 mod agents;
 mod backend;
+mod book;
 mod cargo;
 mod conform;
 mod faults;
@@ -175,6 +176,11 @@ const PARTS: &[Part] = &[
         name: "killed",
         about: "backends killed under load, nothing lost or doubled",
         run: killed::run,
+    },
+    Part {
+        name: "book",
+        about: "the commands of README and book run, and their links lead somewhere",
+        run: book::run,
     },
     Part {
         name: "promises",

@@ -103,18 +103,7 @@ pub(super) fn at_length(entry: &Entry) -> String {
 pub fn list(registry: &Registry) -> String {
     let mut text = String::new();
     for clause in registry.iter() {
-        let mine = cases::all().filter(|case| case.clauses.iter().any(|name| clause.is(name)));
-        let mut names: Vec<_> = mine.map(|case| case.name).collect();
-        names.extend(
-            judge::rules()
-                .filter(|rule| clause.is(rule.clause))
-                .map(|rule| rule.name),
-        );
-        let how = match (names.is_empty(), clause.no_case) {
-            (false, _) => names.join(" "),
-            (true, Some(reason)) => format!("({})", reason.name()),
-            (true, None) => "(pending)".to_owned(),
-        };
+        let how = how(clause);
         let short = clause
             .short
             .as_deref()
@@ -131,6 +120,19 @@ pub fn list(registry: &Registry) -> String {
         );
     }
     text
+}
+
+/// What judges a clause: cases and rules by name, or why there is none.
+pub(super) fn how(clause: &Clause) -> String {
+    let mine = cases::all().filter(|case| case.clauses.iter().any(|name| clause.is(name)));
+    let mut names: Vec<_> = mine.map(|case| case.name).collect();
+    let rules = judge::rules().filter(|rule| clause.is(rule.clause));
+    names.extend(rules.map(|rule| rule.name));
+    match (names.is_empty(), clause.no_case) {
+        (false, _) => names.join(" "),
+        (true, Some(reason)) => format!("({})", reason.name()),
+        (true, None) => "(pending)".to_owned(),
+    }
 }
 
 /// All about a clause or a case, so that the standard need not be at hand. None if there is

@@ -4,9 +4,11 @@ mod html;
 mod human;
 mod junit;
 pub mod matrix;
+mod reference;
 mod tap;
 
 pub use human::{coverage_line, explain, list};
+pub use reference::reference;
 
 use crate::cases::Case;
 use crate::clause::{Clause, Level, Registry, Role};

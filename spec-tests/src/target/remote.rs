@@ -1,7 +1,7 @@
 //! Functions and backends that are not ours: reached again for every case, restarted if they die.
 
 use super::vhost_user::VhostUserBus;
-use super::{Subject, Target, Variant};
+use super::{Emulated, Subject, Target, Variant};
 use crate::cases::Reach;
 use crate::constants::{Place, cfg_type, pci, reg};
 use crate::harness::{Absent, Caps, Stop};
@@ -45,6 +45,26 @@ impl FromStr for Address {
             _ => Err(format!(
                 "expected emulated, vfio:0000:03:00.0, vfio-user:PATH or vhost-user:PATH, got '{text}'"
             )),
+        }
+    }
+}
+
+impl Address {
+    /// What is there, ready to be judged; nothing is reached yet. `limit` is how long it may take for
+    /// anything that it must do, `restart` a command for a shell that starts it again after it died
+    /// or hung, `allow_write` whether its medium may be written.
+    pub fn target(
+        self,
+        limit: Duration,
+        restart: Option<String>,
+        allow_write: bool,
+    ) -> Arc<dyn Target> {
+        match self {
+            Self::Emulated => Arc::new(Emulated {
+                limit,
+                ..Emulated::default()
+            }),
+            address => Arc::new(Remote::new(address, limit, restart, allow_write)),
         }
     }
 }

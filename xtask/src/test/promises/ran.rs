@@ -86,7 +86,15 @@ fn names(workspace: &Workspace, path: &Path) -> Result<BTreeSet<String>> {
     let names = listed
         .lines()
         .filter_map(|line| line.strip_suffix(": test"));
-    Ok(names.map(str::to_owned).collect())
+    Ok(names.map(|name| bare(name).to_owned()).collect())
+}
+
+/// A test's name without the kind that some programs put before it: `[project] NAME`.
+fn bare(name: &str) -> &str {
+    match name.split_once("] ") {
+        Some((kind, name)) if kind.starts_with('[') => name,
+        _ => name,
+    }
 }
 
 /// What has run and passed, as it was left behind.
@@ -142,12 +150,9 @@ fn passed(said: &str) -> BTreeMap<String, usize> {
             .strip_prefix("test ")?
             .strip_suffix("... ok")?
             .trim_end();
-        let name = match name.split_once("] ") {
-            Some((kind, name)) if kind.starts_with('[') => name,
-            _ => name,
-        };
         // What is to panic has that said behind its name.
-        Some(name.split(" - ").next().unwrap_or(name).trim())
+        let name = name.split(" - ").next().unwrap_or(name);
+        Some(bare(name).trim())
     });
     for name in lines {
         *tests.entry(name.to_owned()).or_default() += 1;
