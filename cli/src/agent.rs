@@ -1,9 +1,11 @@
 //! `tidemark agent`.
 
 use crate::exit::{Unreachable, Usage};
+use crate::sandboxed::SandboxArgs;
 use anyhow::Context;
 use clap::Args;
 use migration::agent::{Endpoint, Host, Identity, Limits, Managed, Server, ServerError};
+use sandbox::{Grant, Kind, Sandbox, agent_descriptors};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Write;
@@ -45,6 +47,8 @@ pub struct AgentArgs {
     /// Connections at a time
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
 }
 
 /// Certificates, which TCP takes.
@@ -112,6 +116,12 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
         (None, None) => return Err(Usage("expected --socket-path or --listen".to_owned()).into()),
     };
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
+    std::fs::create_dir_all(&args.state)
+        .with_context(|| format!("cannot make the folder {}", args.state.display()))?;
+    // Files while this is the only thread.
+    let given_up = "cannot give up what the process does not need";
+    let sandbox = Sandbox::confine(args.sandbox.mode(), Kind::Agent, &grants(args, &endpoint));
+    let sandbox = sandbox.context(given_up)?;
     let mut devices = Vec::new();
     for Named { name, behind } in &args.device {
         let device: Box<dyn Managed> = match behind {
@@ -140,6 +150,10 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
         (Endpoint::Tls { host, .. }, Some(port)) => Endpoint::Tls { host, port },
         (endpoint, _) => endpoint,
     };
+    let connections = usize::from(args.connections);
+    sandbox
+        .seal(agent_descriptors(args.device.len(), connections))
+        .context(given_up)?;
     let stop = server.stopper();
     thread::spawn(move || {
         if signals.forever().next().is_some() {
@@ -163,4 +177,32 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
         std::fs::remove_file(path).context("removing the socket")?;
     }
     Ok(())
+}
+
+/// What the agent goes on using by name.
+fn grants(args: &AgentArgs, endpoint: &Endpoint) -> Vec<Grant> {
+    let mut grants = vec![Grant::Folder(args.state.clone())];
+    match endpoint {
+        Endpoint::Unix(path) => grants.push(Grant::Socket(path.clone())),
+        Endpoint::Tls { port, .. } => {
+            let IdentityArgs { ca, cert, key } = &args.identity;
+            let files = [ca, cert, key].into_iter().flatten();
+            grants.extend(files.cloned().map(Grant::Read));
+            grants.push(Grant::Listen(*port));
+            grants.extend(Grant::names());
+        }
+    }
+    let targets = args.device.iter().filter_map(|named| match &named.behind {
+        Behind::Agent(target) => Some(target),
+        Behind::Guest(_) => None,
+    });
+    for target in targets {
+        match target {
+            Target::Vfio(_) => grants.extend(Grant::vfio()),
+            // Its disk is a file without a name.
+            Target::Emulated => grants.push(Grant::Write(std::env::temp_dir())),
+            Target::VfioUser(_) => {}
+        }
+    }
+    grants
 }

@@ -2,6 +2,7 @@
 
 use crate::args::RingArg;
 use crate::disk;
+use crate::sandboxed::SandboxArgs;
 use ::device::blk::{BlkDevice, BlkOptions, QUEUES_MAX};
 use ::device::function::{AdminConfig, FunctionConfig, Pasid, PciFunction};
 use ::device::queue::{InflightShape, InflightTable};
@@ -10,6 +11,7 @@ use ::device::serve::vfio_user::{DmaLog, Ended, ServeError, ServedFunction, Vfio
 use ::device::tracker::Marking;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
+use sandbox::{Grant, Kind, Sandbox, descriptors};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use spec::admin::{opcode, qualifier, status};
@@ -100,6 +102,8 @@ pub struct VfioUserArgs {
     /// Let every read and write of the disk take at least so many milliseconds: for tests
     #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
     slow_disk: u64,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -199,16 +203,21 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
     let (ends, ended) = mpsc::channel();
     // Before anyone can know that there is a process to be signalled.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
+    let mut devices = Vec::new();
+    for (index, (disk, socket)) in args.disk.iter().zip(sockets).enumerate() {
+        devices.push(Some(Device::open(args, index, disk, socket)?));
+    }
+    // Everything is open now.
+    give_up(args)?;
+    for device in devices.iter().flatten() {
+        eprintln!("tidemark: {}", device.listens_on);
+    }
     let send = ends.clone();
     thread::spawn(move || {
         for _ in signals.forever() {
             let _ = send.send(End::Signal);
         }
     });
-    let mut devices = Vec::new();
-    for (index, (disk, socket)) in args.disk.iter().zip(sockets).enumerate() {
-        devices.push(Some(Device::open(args, index, disk, socket)?));
-    }
     for (index, device) in devices.iter().flatten().enumerate() {
         device.serve(index, args.keep, ends.clone());
     }
@@ -239,9 +248,24 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
     Ok(result?)
 }
 
+/// Gives up what the process does not need any more, while this is its only thread.
+fn give_up(args: &VfioUserArgs) -> Result<()> {
+    let grants: Vec<_> = args
+        .socket_path
+        .iter()
+        .cloned()
+        .map(Grant::Socket)
+        .collect();
+    Sandbox::confine(args.sandbox.mode(), Kind::VfioUser, &grants)
+        .and_then(|sandbox| sandbox.seal(descriptors(args.disk.len())))
+        .context("cannot give up what the process does not need")
+}
+
 /// A device with its disk and its socket.
 struct Device {
     path: PathBuf,
+    /// What is said when a client may connect.
+    listens_on: String,
     /// To be flushed at the end; `None` if it is read only.
     disk: Option<File>,
     blk: Arc<BlkDevice>,
@@ -300,21 +324,27 @@ impl Device {
             })
             .transpose()?;
         let served = ServedFunction::with_log(function, log);
-        let server = match socket {
-            Socket::Path(path) => VfioUserServer::bind(path, Arc::clone(&served) as _)
-                .inspect(|_| eprintln!("tidemark: listening on {}", path.display())),
-            Socket::Fd(fd) => inherited(fd).map_err(ServeError::from).and_then(|socket| {
+        let (server, listens_on) = match socket {
+            Socket::Path(path) => (
+                VfioUserServer::bind(path, Arc::clone(&served) as _),
+                format!("listening on {}", path.display()),
+            ),
+            Socket::Fd(fd) => {
+                let socket = inherited(fd);
                 let how = match socket {
-                    Inherited::Listening(_) => "listening on",
-                    Inherited::Connected(_) => "connected by",
+                    Ok(Inherited::Connected(_)) => "connected by",
+                    _ => "listening on",
                 };
-                let server = VfioUserServer::on(socket, Arc::clone(&served) as _)?;
-                eprintln!("tidemark: {how} descriptor {fd}");
-                Ok(server)
-            }),
+                let server = socket
+                    .map_err(ServeError::from)
+                    .and_then(|socket| VfioUserServer::on(socket, Arc::clone(&served) as _));
+                (server, format!("{how} descriptor {fd}"))
+            }
         };
+        blk.open_rings();
         Ok(Self {
             path: path.to_owned(),
+            listens_on,
             disk,
             blk,
             served,

@@ -20,6 +20,7 @@ mod migrate;
 mod progress;
 mod receive;
 mod restore;
+mod sandboxed;
 mod size;
 mod soak;
 mod store;

@@ -1,12 +1,15 @@
 //! `tidemark mediate`.
 
 use crate::exit::{Failed, Unreachable, Usage};
+use crate::sandboxed::SandboxArgs;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use device::serve::socket::SocketFile;
 use device::serve::vfio_user::{Ended, ServeError, VfioUserServer};
+use sandbox::{Grant, Kind, Sandbox, mediator_descriptors};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -42,6 +45,15 @@ struct ServeArgs {
     /// Go on when a client has disconnected, and serve the next one
     #[arg(long)]
     keep: bool,
+    /// A file or folder that `tidemark mediate move` may name, besides the folder of the control socket;
+    /// several times
+    #[arg(long, value_name = "PATH", requires = "control")]
+    allow: Vec<PathBuf>,
+    /// Let `tidemark mediate move` lead to VFIO devices, as --back vfio:... does
+    #[arg(long, requires = "control")]
+    allow_vfio: bool,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -113,13 +125,10 @@ fn serve(args: &ServeArgs) -> Result<()> {
     let (ends, ended) = mpsc::channel();
     // Before anyone can know that there is a process to be signalled.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
-    let send = ends.clone();
-    thread::spawn(move || {
-        for _ in signals.forever() {
-            let _ = send.send(End::Signal);
-        }
-    });
-
+    // Files while this is the only thread: what moves will name is opened then.
+    let given_up = "cannot give up what the process does not need";
+    let sandbox = Sandbox::confine(args.sandbox.mode(), Kind::Mediate, &grants(args, front));
+    let sandbox = sandbox.context(given_up)?;
     let back = mediate::open(&args.back).map_err(|error| Unreachable(error.to_string()))?;
     let options = Options {
         tracker: args.tracker,
@@ -127,10 +136,22 @@ fn serve(args: &ServeArgs) -> Result<()> {
     };
     let mediator = Mediator::new(&args.back.to_string(), back, options)?;
     let control = args.control.as_deref();
-    let _control = control.map(|path| listen(path, &mediator)).transpose()?;
+    let control = control.map(listen).transpose()?;
     let server = VfioUserServer::bind(front, Arc::clone(&mediator) as _)
         .map_err(|error| Unreachable(error.to_string()))?;
     let server = Arc::new(server);
+    sandbox.seal(mediator_descriptors()).context(given_up)?;
+    let send = ends.clone();
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            let _ = send.send(End::Signal);
+        }
+    });
+    // The socket's file stays for as long as this does.
+    let _control = control.map(|(listener, file)| {
+        answer(listener, &mediator);
+        file
+    });
     eprintln!("tidemark: listening on {}", front.display());
     let (serving, keep) = (Arc::clone(&server), args.keep);
     thread::spawn(move || {
@@ -158,16 +179,35 @@ fn serve(args: &ServeArgs) -> Result<()> {
     }
 }
 
-/// Answers `move` and `status` for as long as the process lives; the socket goes with the result.
-fn listen(path: &Path, mediator: &Arc<Mediator>) -> Result<SocketFile> {
-    let (listener, file) =
-        SocketFile::listen(path).map_err(|error| Unreachable(error.to_string()))?;
+/// What the mediator goes on using by name.
+fn grants(args: &ServeArgs, front: &Path) -> Vec<Grant> {
+    let mut grants = vec![Grant::Socket(front.to_owned())];
+    if let Some(control) = &args.control {
+        grants.push(Grant::Socket(control.clone()));
+        let folder = control
+            .parent()
+            .filter(|folder| *folder != Path::new(""))
+            .unwrap_or(Path::new("."));
+        grants.push(Grant::Folder(folder.to_owned()));
+    }
+    grants.extend(args.allow.iter().map(|path| Grant::whatever(path)));
+    if args.allow_vfio || matches!(args.back, Target::Vfio(_)) {
+        grants.extend(Grant::vfio());
+    }
+    grants
+}
+
+fn listen(path: &Path) -> Result<(UnixListener, SocketFile)> {
+    SocketFile::listen(path).map_err(|error| Unreachable(error.to_string()).into())
+}
+
+/// Answers `move` and `status` for as long as the process lives.
+fn answer(listener: UnixListener, mediator: &Arc<Mediator>) {
     let control = Control::new(Arc::clone(mediator), |name| {
         let target: Target = name.parse()?;
         mediate::open(&target).map_err(|error| error.to_string())
     });
     thread::spawn(move || control.run(&listener));
-    Ok(file)
 }
 
 fn shift(args: &MoveArgs) -> Result<()> {

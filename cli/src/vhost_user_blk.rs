@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod disk;
+mod sandboxed;
 
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Parser, ValueEnum};
@@ -11,6 +12,8 @@ use device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
 use device::serve::socket::{Inherited, inherited};
 use device::serve::vhost_user::{ServeError, VhostUserListener, VhostUserServer};
 use device::tracker::Marking;
+use sandbox::{Grant, Kind, Sandbox, descriptors};
+use sandboxed::SandboxArgs;
 use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::fs::File;
@@ -73,6 +76,8 @@ struct Args {
     /// requests in flight
     #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
     slow_disk: u64,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -144,6 +149,13 @@ fn run(args: &Args) -> Result<()> {
     };
     let server = VhostUserServer::new(Arc::clone(&device) as _, marking)?;
     let server = Arc::new(server.offering_packed(args.ring == RingArg::Packed));
+    let source = source(args)?;
+    device.open_rings();
+    give_up(args)?;
+    if let Source::Path(listener) = &source {
+        let shown = listener.path().display();
+        eprintln!("tidemark-vhost-user-blk: listening on {shown}");
+    }
     let (signalled, reported) = (Arc::clone(&server), Arc::clone(&device));
     thread::spawn(move || {
         for signal in signals.forever() {
@@ -153,8 +165,6 @@ fn run(args: &Args) -> Result<()> {
             }
         }
     });
-
-    let source = source(args)?;
     let ended = match &source {
         Source::Connected(stream) => {
             server.serve(stream.try_clone().context("no descriptor left")?)
@@ -184,9 +194,20 @@ fn source(args: &Args) -> Result<Source, ServeError> {
         });
     }
     let path = args.socket_path.as_deref().unwrap_or("".as_ref());
-    let listener = VhostUserListener::bind(path)?;
-    eprintln!("tidemark-vhost-user-blk: listening on {}", path.display());
-    Ok(Source::Path(listener))
+    Ok(Source::Path(VhostUserListener::bind(path)?))
+}
+
+/// Gives up what the process does not need any more, while this is its only thread.
+fn give_up(args: &Args) -> Result<()> {
+    let grants: Vec<_> = args
+        .socket_path
+        .iter()
+        .cloned()
+        .map(Grant::Socket)
+        .collect();
+    Sandbox::confine(args.sandbox.mode(), Kind::VhostUserBlk, &grants)
+        .and_then(|sandbox| sandbox.seal(descriptors(1)))
+        .context("cannot give up what the process does not need")
 }
 
 /// The disk, to be flushed at the end if it is written, and the device on it.

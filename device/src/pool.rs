@@ -5,6 +5,9 @@ use std::fmt::{self, Debug};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
+/// Most workers of the pool that all functions share.
+pub(crate) const WORKERS_MAX: usize = 8;
+
 /// Something that runs on a worker, one step at a time.
 pub(crate) trait Task: Send + Sync {
     /// Does one step. True to be run again, after all that is ready now.
@@ -62,7 +65,7 @@ impl Pool {
         static GLOBAL: OnceLock<Arc<Pool>> = OnceLock::new();
         let start = || {
             let cpus = thread::available_parallelism().map_or(2, usize::from);
-            Self::new(cpus.clamp(4, 8))
+            Self::new(cpus.clamp(4, WORKERS_MAX))
         };
         GLOBAL.get_or_init(start).clone()
     }

@@ -15,6 +15,7 @@ mod mediate;
 mod migrate;
 mod names;
 mod pci_config;
+mod promises;
 mod runner;
 pub(crate) mod served;
 mod store;
@@ -165,6 +166,11 @@ const PARTS: &[Part] = &[
         about: "backends killed under load, nothing lost or doubled",
         run: killed::run,
     },
+    Part {
+        name: "promises",
+        about: "each promise of the book is enforced by what ran here and passed",
+        run: promises::run,
+    },
 ];
 
 struct Outcome {
@@ -186,7 +192,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     for part in selected {
         println!("=== {}: {}", part.name, part.about);
         let began = Instant::now();
-        let result = (part.run)(workspace, options);
+        let result = attempt(part, workspace, options);
         let seconds = began.elapsed().as_secs_f64();
         match &result {
             Ok(_) => println!("=== {} passed in {seconds:.1} s", part.name),
@@ -199,6 +205,14 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         });
     }
     report(&outcomes)
+}
+
+/// One part, and a mark that it passed for the part `promises`.
+fn attempt(part: &Part, workspace: &Workspace, options: &Options) -> Result<String> {
+    promises::unmark(workspace, part.name)?;
+    let result = (part.run)(workspace, options)?;
+    promises::mark(workspace, part.name, &result)?;
+    Ok(result)
 }
 
 fn part_names() -> PossibleValuesParser {

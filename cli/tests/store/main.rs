@@ -11,12 +11,18 @@ mod bucket;
 mod damage;
 mod guest;
 mod kills;
+#[cfg(feature = "etcd")]
+mod leases;
 mod place;
 mod redb_file;
 mod scenarios;
 #[cfg(any(feature = "etcd", feature = "s3"))]
 mod server;
 mod victim;
+
+use place::Place;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 macro_rules! everywhere {
     ($($module:ident: $place:expr;)*) => {$(
@@ -62,6 +68,26 @@ macro_rules! everywhere {
 
 everywhere! {
     folder: Place::folder();
+}
+
+/// A child has all descriptors of its parent until it becomes another program, locked ones among them.
+#[test]
+fn children_of_other_threads_are_in_nobodys_way() {
+    let place = Place::folder();
+    let store = place.open();
+    let listing = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while listing.load(Ordering::Relaxed) {
+                    assert!(Command::new("/bin/true").status().unwrap().success());
+                }
+            });
+        }
+        let failed = (0..1000).find_map(|_| store.list(None).err());
+        listing.store(false, Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
 }
 
 #[cfg(feature = "etcd")]

@@ -116,6 +116,23 @@ impl Victim {
         self.end()
     }
 
+    /// Waits until it tells that step.
+    #[cfg(feature = "etcd")]
+    pub fn until(&mut self, step: &str) {
+        while self.heard.iter().all(|(_, heard)| heard != step) {
+            let heard = self.hear();
+            assert!(heard.is_some(), "ended before '{step}': {}", self.told);
+        }
+    }
+
+    /// Stops it where it is, or lets it go on.
+    #[cfg(feature = "etcd")]
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let id = i32::try_from(self.child.id()).unwrap();
+        let id = rustix::process::Pid::from_raw(id).unwrap();
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
     /// Waits until it ends by itself.
     pub fn end(mut self) -> End {
         let mut out = Vec::new();

@@ -12,6 +12,7 @@ mod turn;
 pub use disk::Disk;
 
 use crate::dma::Dma;
+use crate::pool::WORKERS_MAX;
 use crate::queue::Virtqueue;
 use crate::virtio::{Progress, QueueError, VirtioDevice};
 use buffer::Spares;
@@ -232,6 +233,13 @@ impl BlkDevice {
         Some(self.turns.take(file))
     }
 
+    /// Opens now what workers would open while they work, a ring for each that can be at work at once,
+    /// and never another: for a process that gives up what that takes. What cannot be had is done
+    /// without, and slower.
+    pub fn open_rings(&self) {
+        self.lanes.fill(WORKERS_MAX.min(self.queues.into()));
+    }
+
     /// What has been done so far.
     pub fn stats(&self) -> BlkStats {
         self.counters.stats()
@@ -331,6 +339,8 @@ struct Lanes {
     waiting: Mutex<Vec<Lane>>,
     /// Whether the kernel can do I/O by itself, here and for this disk.
     rings: bool,
+    /// No more rings are opened.
+    full: AtomicBool,
 }
 
 impl Lanes {
@@ -347,6 +357,7 @@ impl Lanes {
         Self {
             rings: ring.is_some(),
             waiting: Mutex::new(vec![Lane::new(ring)]),
+            full: AtomicBool::new(false),
         }
     }
 
@@ -354,16 +365,27 @@ impl Lanes {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn fill(&self, lanes: usize) {
+        let mut waiting = self.lock();
+        for _ in waiting.len()..lanes {
+            waiting.push(self.lane());
+        }
+        self.full.store(true, Ordering::Release);
+    }
+
     fn take(&self) -> Lane {
         let waiting = self.lock().pop();
-        // A ring that cannot be had now, for want of descriptors perhaps, is done without.
-        waiting.unwrap_or_else(|| {
-            Lane::new(
-                self.rings
-                    .then(|| Ring::new(REQUESTS_MAX.into()).ok())
-                    .flatten(),
-            )
-        })
+        waiting.unwrap_or_else(|| self.lane())
+    }
+
+    /// A ring that cannot be had now, for want of descriptors perhaps, is done without.
+    fn lane(&self) -> Lane {
+        let wanted = self.rings && !self.full.load(Ordering::Acquire);
+        Lane::new(
+            wanted
+                .then(|| Ring::new(REQUESTS_MAX.into()).ok())
+                .flatten(),
+        )
     }
 
     fn give_back(&self, lane: Lane) {

@@ -9,6 +9,7 @@
 )]
 
 use super::buffer::Buffer;
+use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, types};
 use std::fmt::{self, Debug};
 use std::fs::File;
@@ -65,8 +66,17 @@ impl Ring {
         // Its owner always enters the kernel to wait, so it need not be interrupted for results.
         let ring = IoUring::builder()
             .setup_coop_taskrun()
+            .setup_r_disabled()
             .build(entries)
-            .or_else(|_| IoUring::new(entries))?;
+            .or_else(|_| IoUring::builder().setup_r_disabled().build(entries))?;
+        // What a ring carries out is no system call that a filter would see. So it does what it is
+        // needed for and can never be asked for more: no flags, no other operation, nothing registered.
+        let mut only = [
+            Restriction::sqe_op(opcode::Read::CODE),
+            Restriction::sqe_op(opcode::Write::CODE),
+        ];
+        ring.submitter().register_restrictions(&mut only)?;
+        ring.submitter().register_enable_rings()?;
         let places = usize::try_from(entries).map_err(io::Error::other)?;
         Ok(Self {
             ring,
@@ -341,6 +351,25 @@ mod tests {
         let buffer = Spares::default().take(4096);
         ring.prepare(1, Direction::Write, &file, 0, buffer).unwrap();
         assert!(all(&mut ring).pop().unwrap().2.is_err());
+    }
+
+    /// Entries of another kind, as from one who writes into the ring by other means, and what would make
+    /// it able to do more, are refused by the kernel.
+    #[test]
+    fn a_ring_can_be_asked_for_nothing_else() {
+        let Some(mut ring) = ring(4) else {
+            return;
+        };
+        let entry = opcode::Nop::new().build();
+        // SAFETY: the entry has no memory.
+        let pushed = unsafe { ring.ring.submission().push(&entry) };
+        pushed.unwrap();
+        ring.ring.submit_and_wait(1).unwrap();
+        let result = ring.ring.completion().next().unwrap().result();
+        let refused = rustix::io::Errno::ACCESS.raw_os_error();
+        assert_eq!(result, -refused);
+        let registered = ring.ring.submitter().register_files(&[0]);
+        assert_eq!(registered.unwrap_err().raw_os_error(), Some(refused));
     }
 
     #[test]

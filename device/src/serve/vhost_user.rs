@@ -23,6 +23,7 @@ mod tests;
 
 use super::socket::{SocketError, SocketFile};
 use crate::dma::Dma;
+use crate::pool::Pool;
 use crate::queue::InflightError;
 use crate::tracker::{LogError, Marking};
 use crate::virtio::{QueueError, VirtioDevice};
@@ -208,6 +209,8 @@ impl VhostUserServer {
     /// [`ServeError::Io`] if there are no descriptors left.
     pub fn new(device: Arc<dyn VirtioDevice>, marking: Marking) -> Result<Self, ServeError> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(io::Error::from)?;
+        // It counts the CPUs. When the first frontend comes, the process may have given up asking.
+        drop(Pool::global());
         Ok(Self {
             device,
             marking,

@@ -80,9 +80,10 @@ impl Folder {
     /// The database. The caller has the lock.
     fn database(&self) -> Result<Database, StoreError> {
         // Of a process that dies the system may unlock our file a moment before redb's, which redb
-        // does not wait for.
+        // does not wait for. Unlocked, not only closed: a child that another thread is just starting
+        // has the descriptor too.
         let path = self.path();
-        let free = File::open(&path).and_then(|file| file.lock());
+        let free = File::open(&path).and_then(|file| file.lock().and_then(|()| file.unlock()));
         free.map_err(file("opening", path))?;
         self.guarded("opening", || {
             let mut builder = Database::builder();

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Options;
+use super::promises::KeptTests;
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -67,6 +68,7 @@ pub fn unit(workspace: &Workspace, _options: &Options) -> Result<String> {
     let mut command = workspace.cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
     let (text, status) = process::tee(&mut command)?;
+    KeptTests::keep(workspace, &text)?;
     let Counts {
         passed,
         failed,

@@ -151,9 +151,8 @@ impl Catalogue for Etcd {
     }
 
     fn lock(&self) -> Result<Box<dyn Locked + '_>, StoreError> {
-        let lease = self.session.lease(self.lease)?;
         let patience = PATIENCE.max(Duration::from_secs(self.lease.into()) * PUT_LEASES);
-        let revision = self.session.take(b"lock", &lease, patience)?;
+        let (lease, revision) = self.session.take(b"lock", self.lease, patience)?;
         let mut held = Held {
             etcd: self,
             revision,

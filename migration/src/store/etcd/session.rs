@@ -1,18 +1,22 @@
 //! A connection to etcd: ranges, transactions, and leases that are kept alive.
 
+use crate::store::STEPS;
 use crate::store::error::StoreError;
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, PutOptions, SortOrder,
     SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions,
 };
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 /// How long a member may take to answer, and be silent on a connection, before it is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// gRPC's number for what is not there: a lease that has run out.
+const NOT_FOUND: i32 = 5;
 
 /// A key with what stands behind it.
 #[derive(Clone, Debug)]
@@ -235,24 +239,35 @@ impl Session {
         put.map(drop).map_err(self.failed("writing"))
     }
 
-    /// Makes a key that goes with a lease, once nobody else has it; the revision with which it came.
+    /// Makes a key that goes with a lease of so many seconds, once nobody else has it; the lease, and the
+    /// revision with which the key came.
     pub(super) fn take(
         &self,
         rest: &[u8],
-        lease: &Lease,
+        seconds: u32,
         patience: Duration,
-    ) -> Result<i64, StoreError> {
+    ) -> Result<(Lease, i64), StoreError> {
         let mut holder = String::new();
-        // Within the runtime: a timeout needs its clock.
-        let taken = self.runtime.block_on(async {
-            timeout(patience, self.try_take(self.key(rest), lease, &mut holder)).await
-        });
-        match taken {
-            Ok(taken) => taken.map_err(self.failed("locking")),
-            Err(_) => Err(StoreError::Locked {
-                holder,
-                waited: patience.as_secs(),
-            }),
+        let began = Instant::now();
+        loop {
+            let lease = self.lease(seconds)?;
+            let left = patience.saturating_sub(began.elapsed());
+            // Within the runtime: a timeout needs its clock.
+            let taken = self.runtime.block_on(async {
+                timeout(left, self.try_take(self.key(rest), &lease, &mut holder)).await
+            });
+            match taken {
+                Ok(Ok(revision)) => return Ok((lease, revision)),
+                // Who stood still for longer than its lease while it waited has missed nothing.
+                Ok(Err(error)) if is_lease_gone(&error) => {}
+                Ok(Err(error)) => return Err(self.failed("locking")(error)),
+                Err(_) => {
+                    return Err(StoreError::Locked {
+                        holder,
+                        waited: patience.as_secs(),
+                    });
+                }
+            }
         }
     }
 
@@ -281,6 +296,7 @@ impl Session {
                     *holder = String::from_utf8_lossy(&value.unwrap_or_default()).into_owned();
                 }
             }
+            tracing::debug!(target: STEPS, "the lock is another's");
             // Whatever happens to the key from there on.
             let options = WatchOptions::new().with_start_revision(revision + 1);
             let mut watch = client.watch(key.clone(), Some(options)).await?;
@@ -291,6 +307,11 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether the lease that was to hold a key has run out.
+fn is_lease_gone(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status) if i32::from(status.code()) == NOT_FOUND)
 }
 
 /// Who this is.

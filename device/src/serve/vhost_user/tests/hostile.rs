@@ -1,5 +1,6 @@
 //! Frontends that lie. Each is refused and loses its connection; the next one is served.
 
+use super::super::memory::REGIONS_MAX;
 use super::bed::*;
 use crate::tracker::Marking;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -94,6 +95,20 @@ fn memory_that_cannot_be() {
     refused(|front| {
         let none = front.region(0, 0x1000);
         assert!(front.front.remove_mem_region(&none).is_err());
+    });
+}
+
+#[test]
+fn a_region_more_than_there_may_be() {
+    refused(|front| {
+        let page = |number: u64| front.region(number * 0x1000, 0x1000);
+        front.front.set_mem_table(&[page(0)]).unwrap();
+        let most = u64::try_from(REGIONS_MAX).unwrap();
+        for number in 1..most {
+            front.front.add_mem_region(&page(number)).unwrap();
+        }
+        let beyond = page(most);
+        assert!(front.front.add_mem_region(&beyond).is_err());
     });
 }
 
