@@ -157,9 +157,9 @@ impl Features {
                 if rest.len() != bytes {
                     return Err(short(size_of::<LogControl>() + bytes));
                 }
-                let (ranges, everything) = if count == 0 {
+                let (ranges, everything): (Vec<_>, _) = if count == 0 {
                     let end = EVERYTHING.max(around.maps.end());
-                    (vec![0..end], Some(end))
+                    (std::iter::once(0..end).collect(), Some(end))
                 } else {
                     let ranges = rest.chunks_exact(size_of::<LogRange>());
                     (ranges.map(range).collect::<Result<_, _>>()?, None)
