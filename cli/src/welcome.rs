@@ -19,7 +19,7 @@ const FIRST: [(&str, &str); 4] = [
         "judges the built-in device, clause by clause; --target for yours",
     ),
     (
-        "tidemark track",
+        "tidemark track --target emulated",
         "reads a disk and harvests the pages that the device wrote",
     ),
 ];
@@ -31,7 +31,7 @@ pub fn text() -> String {
          Try first:\n",
     );
     for (command, what) in FIRST {
-        let _ = writeln!(text, "  {command:<32}{what}");
+        let _ = writeln!(text, "  {command:<34}{what}");
     }
     text.push_str("\nAll commands (`tidemark COMMAND --help` explains one):\n");
     for command in Cli::command().get_subcommands() {
