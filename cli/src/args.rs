@@ -55,6 +55,9 @@ pub enum Command {
     ///
     /// By its own account: what memory says is for somebody outside to compare (--handshake).
     Track(crate::exercise::TrackArgs),
+    /// Shows a block device at work, or a migration: where memory is dirty, round by round, queues
+    /// and state. q ends it.
+    Watch(crate::watch::WatchArgs),
     /// Suspends a block device whose queues are full, and lets it go on.
     Suspend(crate::exercise::SuspendArgs),
     /// Suspends a block device and shows the state of its queues.

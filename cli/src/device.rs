@@ -6,11 +6,12 @@ use crate::sandboxed::SandboxArg;
 use ::device::blk::{BlkDevice, BlkOptions, QUEUES_MAX};
 use ::device::function::{AdminConfig, FunctionConfig, Pasid, PciFunction};
 use ::device::queue::{InflightShape, InflightTable};
-use ::device::serve::socket::inherited;
-use ::device::serve::vfio_user::{DmaLog, ServeError, ServedFunction, VfioUserServer};
+use ::device::serve::socket::{Inherited, inherited};
+use ::device::serve::vfio_user::{DmaLog, Ended, ServeError, ServedFunction, VfioUserServer};
 use ::device::tracker::Marking;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
+use observe::metrics::{FunctionSource, MetricsError, MetricsSocket, Source};
 use sandbox::{Grant, Kind, Sandbox, descriptors};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -21,6 +22,7 @@ use std::io::{self, Write};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,9 +41,10 @@ pub struct DeviceArgs {
 enum Front {
     /// Virtio block devices for QEMU's vfio-user-pci, each behind a socket of its own.
     ///
-    /// Says `listening on PATH` (or `on descriptor N`) on stderr for each socket, when a client may
-    /// connect. A device ends when its client disconnects, unless with --keep, and all end on
-    /// SIGTERM or SIGINT. Each then prints one JSON object with what it did, on a line of its own.
+    /// Says `listening on PATH` (or `on descriptor N`, or `connected by descriptor N`) on stderr for
+    /// each socket, when a client may connect. A device ends when its client disconnects, unless with
+    /// --keep, and all end on SIGTERM or SIGINT. Each then prints one JSON object with what it did, on
+    /// a line of its own.
     ///
     /// Several devices: give --socket-path (or --fd) and --disk several times; the first socket
     /// belongs to the first disk, and so on. The other options are for all of them.
@@ -59,7 +62,8 @@ pub struct VfioUserArgs {
         conflicts_with = "fd"
     )]
     socket_path: Vec<PathBuf>,
-    /// A listening Unix socket that this process inherited, by number; one for each device
+    /// A Unix stream socket that this process inherited, by number; one for each device. It listens,
+    /// or it is connected to the one client there will be
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(RawFd).range(0..))]
     fd: Vec<RawFd>,
     /// The file or block device that the guest sees as its disk; one for each device
@@ -76,6 +80,9 @@ pub struct VfioUserArgs {
     /// Write every DMA map and unmap to FILE as a JSON line; one for each device
     #[arg(long, value_name = "FILE")]
     dma_log: Vec<PathBuf>,
+    /// Answer Prometheus on this Unix socket: GET /metrics, for all devices together
+    #[arg(long, value_name = "PATH")]
+    metrics_socket: Option<PathBuf>,
     /// Offer the disk for reading only
     #[arg(long)]
     read_only: bool,
@@ -133,7 +140,16 @@ enum Failure {
     /// 2: the arguments do not fit together.
     Usage(String),
     /// 3: there can be no socket.
-    Unreachable(ServeError),
+    Unreachable(anyhow::Error),
+}
+
+impl From<MetricsError> for Failure {
+    fn from(error: MetricsError) -> Self {
+        match error {
+            MetricsError::Socket(_) => Self::Unreachable(error.into()),
+            MetricsError::System(_) => Self::Failed(error.into()),
+        }
+    }
 }
 
 impl From<anyhow::Error> for Failure {
@@ -149,7 +165,7 @@ pub fn run(args: DeviceArgs) -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Failed(error)) => (error, 1),
         Err(Failure::Usage(text)) => (anyhow!(text), 2),
-        Err(Failure::Unreachable(error)) => (error.into(), 3),
+        Err(Failure::Unreachable(error)) => (error, 3),
     };
     eprintln!("tidemark: {error:#}");
     ExitCode::from(code)
@@ -165,7 +181,7 @@ enum Socket<'a> {
 /// What ends the serving.
 enum End {
     /// The client of the device with this number is gone, and it takes no other.
-    Client(usize, Result<(), ServeError>),
+    Client(usize, Result<Ended, ServeError>),
     Signal,
 }
 
@@ -207,10 +223,12 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
     for (index, (disk, socket)) in args.disk.iter().zip(sockets).enumerate() {
         devices.push(Some(Device::open(args, index, disk, socket)?));
     }
+    let metrics = args.metrics_socket.as_deref();
+    let metrics = metrics.map(MetricsSocket::bind).transpose()?;
     // Everything is open now.
     give_up(args)?;
     for device in devices.iter().flatten() {
-        eprintln!("tidemark: listening on {}", device.listens_on);
+        eprintln!("tidemark: {}", device.ready);
     }
     let send = ends.clone();
     thread::spawn(move || {
@@ -218,6 +236,16 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
             let _ = send.send(End::Signal);
         }
     });
+    // On a thread that has given up what the others have.
+    let _metrics = metrics
+        .map(|socket| {
+            let devices = devices.iter().flatten().enumerate();
+            let source = |(index, device): (usize, &Device)| -> Box<dyn Source> {
+                Box::new(device.source(index))
+            };
+            socket.serve(devices.map(source).collect())
+        })
+        .transpose()?;
     for (index, device) in devices.iter().flatten().enumerate() {
         device.serve(index, args.keep, ends.clone());
     }
@@ -229,7 +257,9 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
             End::Client(index, end) => {
                 let device = devices.get_mut(index).and_then(Option::take);
                 device.map_or(Ok(()), |device| {
-                    device.finish(Instant::now() + END_WAIT).and(Ok(end?))
+                    device
+                        .finish(Instant::now() + END_WAIT)
+                        .and(Ok(end.map(drop)?))
                 })
             }
         };
@@ -248,12 +278,8 @@ fn vfio_user(args: &VfioUserArgs) -> Result<(), Failure> {
 
 /// Gives up what the process does not need any more, while this is its only thread.
 fn give_up(args: &VfioUserArgs) -> Result<()> {
-    let grants: Vec<_> = args
-        .socket_path
-        .iter()
-        .cloned()
-        .map(Grant::Socket)
-        .collect();
+    let sockets = args.socket_path.iter().chain(&args.metrics_socket);
+    let grants: Vec<_> = sockets.cloned().map(Grant::Socket).collect();
     Sandbox::confine(args.sandbox.mode(), Kind::VfioUser, &grants)
         .and_then(|sandbox| sandbox.seal(descriptors(args.disk.len())))
         .context("cannot give up what the process does not need")
@@ -262,12 +288,15 @@ fn give_up(args: &VfioUserArgs) -> Result<()> {
 /// A device with its disk and its socket.
 struct Device {
     path: PathBuf,
-    listens_on: String,
+    /// How it is reached.
+    ready: String,
     /// To be flushed at the end; `None` if it is read only.
     disk: Option<File>,
     blk: Arc<BlkDevice>,
     served: Arc<ServedFunction>,
     server: Arc<VfioUserServer>,
+    /// Clients that have gone.
+    gone: Arc<AtomicU64>,
 }
 
 impl Device {
@@ -321,37 +350,51 @@ impl Device {
             })
             .transpose()?;
         let served = ServedFunction::with_log(function, log);
-        let (server, listens_on) = match socket {
+        let unreachable = |error: ServeError| Failure::Unreachable(error.into());
+        let (server, ready) = match socket {
             Socket::Path(path) => (
-                VfioUserServer::bind(path, Arc::clone(&served) as _),
-                path.display().to_string(),
+                VfioUserServer::bind(path, Arc::clone(&served) as _).map_err(unreachable)?,
+                format!("listening on {}", path.display()),
             ),
             Socket::Fd(fd) => {
-                let listener = inherited(fd).and_then(|socket| socket.listening(fd));
-                let server = listener
-                    .map_err(ServeError::from)
-                    .map(|listener| VfioUserServer::on(listener, Arc::clone(&served) as _));
-                (server, format!("descriptor {fd}"))
+                let socket = inherited(fd).map_err(|error| unreachable(error.into()))?;
+                let how = match socket {
+                    Inherited::Listening(_) => "listening on",
+                    Inherited::Connected(_) => "connected by",
+                };
+                (
+                    VfioUserServer::on(socket, Arc::clone(&served) as _).map_err(unreachable)?,
+                    format!("{how} descriptor {fd}"),
+                )
             }
         };
         blk.open_rings();
         Ok(Self {
             path: path.to_owned(),
-            listens_on,
+            ready,
             disk,
             blk,
             served,
-            server: Arc::new(server.map_err(Failure::Unreachable)?),
+            gone: Arc::default(),
+            server: Arc::new(server),
         })
+    }
+
+    /// What it counts.
+    fn source(&self, index: usize) -> FunctionSource {
+        let (served, blk) = (Arc::clone(&self.served), Arc::clone(&self.blk));
+        FunctionSource::new(index, served, blk, Arc::clone(&self.gone))
     }
 
     /// Serves clients on a thread of its own.
     fn serve(&self, index: usize, keep: bool, ends: mpsc::Sender<End>) {
-        let server = Arc::clone(&self.server);
+        let (server, gone) = (Arc::clone(&self.server), Arc::clone(&self.gone));
         thread::spawn(move || {
             let end = loop {
-                match server.run() {
-                    Ok(()) if keep => {}
+                let served = server.run();
+                gone.fetch_add(1, Relaxed);
+                match served {
+                    Ok(Ended::Client) if keep => {}
                     Err(error @ ServeError::Protocol(_)) if keep => {
                         eprintln!("tidemark: {error}; waiting for the next client");
                     }
@@ -364,8 +407,9 @@ impl Device {
 
     /// Starts the end: nobody can connect any more, and what is in flight is the last.
     fn stop(&self) {
-        // On a signal the thread that serves still waits for its client, and holds the server.
+        // On a signal the thread that serves may hold the server for a moment yet.
         self.server.remove_socket();
+        self.server.stop();
         self.served.function().reset();
     }
 

@@ -12,6 +12,7 @@ use vm::exercise::{
     self, Comeback, Handshake, Probe, QueueReport, RoundReport, RoundStart, SuspendReport,
     TrackOptions, TrackReport, Watcher,
 };
+use vm::guest::Pattern;
 use vm::{Target, VmError};
 
 #[derive(Debug, Args)]
@@ -239,6 +240,7 @@ pub fn track(args: &TrackArgs) -> anyhow::Result<()> {
         queues: args.queues,
         queue_size: args.queue_size,
         writes_percent: args.writes,
+        pattern: Pattern::Random,
         granularity: args.granularity,
         harvest_every: args.harvest_every,
         suspensions: args.suspend.iter().copied().map(Comeback::from).collect(),

@@ -151,7 +151,7 @@ fn serve(judge: &Arc<Judge>, path: &Path, command: &[String], plan: &str) -> any
         move || judge.work(LAG)
     });
     let done = match command {
-        [] => server.run().map_err(anyhow::Error::from),
+        [] => server.run().map(drop).map_err(anyhow::Error::from),
         [program, arguments @ ..] => run(&server, path, program, arguments, plan),
     };
     judge.finish();

@@ -27,6 +27,7 @@ mod soak;
 mod store;
 mod stream;
 mod summary;
+mod watch;
 mod welcome;
 
 use args::{Cli, Command};
@@ -71,5 +72,6 @@ fn main() -> ExitCode {
         Command::Stream(command) => exit::report(stream::run(&command)),
         Command::Suspend(args) => exit::report(exercise::suspend(&args)),
         Command::Track(args) => exit::report(exercise::track(&args)),
+        Command::Watch(args) => exit::report(watch::run(&args)),
     }
 }

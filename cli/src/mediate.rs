@@ -5,12 +5,14 @@ use crate::sandboxed::SandboxArg;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use device::serve::socket::SocketFile;
-use device::serve::vfio_user::{ServeError, VfioUserServer};
+use device::serve::vfio_user::{Ended, ServeError, VfioUserServer};
+use observe::metrics::{MediatorSource, MetricsSocket};
 use sandbox::{Grant, Kind, Sandbox, mediator_descriptors};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use vm::Target;
@@ -39,6 +41,9 @@ struct ServeArgs {
     /// wait when the device dies, for one that takes over
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Answer Prometheus on this Unix socket: GET /metrics
+    #[arg(long, value_name = "PATH")]
+    metrics_socket: Option<PathBuf>,
     /// Track the pages that the device writes, across all moves
     #[arg(long)]
     tracker: bool,
@@ -102,7 +107,7 @@ pub fn run(args: MediateArgs) -> Result<()> {
     match (args.command, args.serve) {
         (Some(Command::Move(args)), _) => shift(&args),
         (Some(Command::Status(args)), _) => status(&args),
-        (None, Some(args)) => serve(&args),
+        (None, Some(serving)) => serve(&serving),
         (None, None) => Err(usage("--front and --back, or `move` or `status`")),
     }
 }
@@ -116,7 +121,7 @@ fn usage(expected: &str) -> anyhow::Error {
 
 /// What ends the serving.
 enum End {
-    Client(Result<(), ServeError>),
+    Client(Result<Ended, ServeError>),
     Signal,
 }
 
@@ -127,6 +132,9 @@ fn serve(args: &ServeArgs) -> Result<()> {
     let (ends, ended) = mpsc::channel();
     // Before anyone can know that there is a process to be signalled.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
+    let metrics = args.metrics_socket.as_deref();
+    let metrics = metrics.map(MetricsSocket::bind).transpose();
+    let metrics = metrics.map_err(|error| Unreachable(error.to_string()))?;
     // Files while this is the only thread: what moves will name is opened then.
     let given_up = "cannot give up what the process does not need";
     let sandbox = Sandbox::confine(args.sandbox.mode(), Kind::Mediate, &grants(args, front));
@@ -143,6 +151,14 @@ fn serve(args: &ServeArgs) -> Result<()> {
         .map_err(|error| Unreachable(error.to_string()))?;
     let server = Arc::new(server);
     sandbox.seal(mediator_descriptors()).context(given_up)?;
+    let gone = Arc::new(AtomicU64::new(0));
+    // On a thread that has given up what the others have; until this ends.
+    let _metrics = metrics
+        .map(|socket| {
+            let source = MediatorSource::new(Arc::clone(&mediator), Arc::clone(&gone));
+            socket.serve(vec![Box::new(source)])
+        })
+        .transpose()?;
     let send = ends.clone();
     thread::spawn(move || {
         for _ in signals.forever() {
@@ -158,8 +174,10 @@ fn serve(args: &ServeArgs) -> Result<()> {
     let (serving, keep) = (Arc::clone(&server), args.keep);
     thread::spawn(move || {
         let end = loop {
-            match serving.run() {
-                Ok(()) if keep => {}
+            let served = serving.run();
+            gone.fetch_add(1, Relaxed);
+            match served {
+                Ok(Ended::Client) if keep => {}
                 Err(error @ ServeError::Protocol(_)) if keep => {
                     eprintln!("tidemark: {error}; waiting for the next client");
                 }
@@ -170,12 +188,13 @@ fn serve(args: &ServeArgs) -> Result<()> {
     });
 
     let end = ended.recv().context("neither a client nor a signal")?;
-    // The thread that serves may still hold the server.
+    // The thread that serves may hold the server for a moment yet.
     server.remove_socket();
+    server.stop();
     let report = mediator.report();
     println!("{}", serde_json::to_string(&report)?);
     match end {
-        End::Client(end) => Ok(end?),
+        End::Client(end) => Ok(end.map(drop)?),
         End::Signal => Ok(()),
     }
 }
@@ -183,6 +202,7 @@ fn serve(args: &ServeArgs) -> Result<()> {
 /// What the mediator goes on using by name.
 fn grants(args: &ServeArgs, front: &Path) -> Vec<Grant> {
     let mut grants = vec![Grant::Socket(front.to_owned())];
+    grants.extend(args.metrics_socket.clone().map(Grant::Socket));
     if let Some(control) = &args.control {
         grants.push(Grant::Socket(control.clone()));
         let folder = control

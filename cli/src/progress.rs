@@ -1,9 +1,11 @@
 //! Progress: a bar for each round on a terminal, or events for machines.
 
+use driver::dirty::DirtySet;
 use indicatif::{ProgressBar, ProgressStyle};
 use migration::observe::Observer;
 use migration::policy::Seen;
 use migration::report::RoundReport;
+use observe::watch::heat;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -57,6 +59,16 @@ impl Observer for Events {
         tracing::info!(round, pages, last, "round");
         self.last = Instant::now();
         self.print(&json!({"event": "round", "round": round, "pages": pages, "last": last}));
+    }
+
+    fn sending(&mut self, round: u32, pages: &DirtySet) {
+        let cells = heat::cells(pages, 0..pages.len());
+        self.print(&json!({
+            "event": "map",
+            "round": round,
+            "memory_pages": pages.len(),
+            "cells": cells,
+        }));
     }
 
     fn progress(&mut self, round: u32, sent: u64) {

@@ -13,6 +13,7 @@ use device::blk::{BlkDevice, BlkError, BlkOptions, QUEUES_MAX};
 use device::serve::socket::{Inherited, inherited};
 use device::serve::vhost_user::{ServeError, VhostUserListener, VhostUserServer};
 use device::tracker::Marking;
+use observe::metrics::{MetricsError, MetricsSocket, VhostUserSource};
 use sandbox::{Grant, Kind, Sandbox, descriptors};
 use sandboxed::SandboxArg;
 use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGUSR1};
@@ -51,6 +52,9 @@ struct Args {
         required_unless_present_any = ["print_capabilities", "generate"]
     )]
     blk_file: Option<PathBuf>,
+    /// Answer Prometheus on this Unix socket: GET /metrics
+    #[arg(long, value_name = "PATH")]
+    metrics_socket: Option<PathBuf>,
     /// Offer the disk for reading only
     #[arg(long)]
     read_only: bool,
@@ -140,7 +144,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     eprintln!("tidemark-vhost-user-blk: {error:#}");
-    let no_socket = matches!(error.downcast_ref(), Some(ServeError::Socket(_)));
+    let no_socket = matches!(error.downcast_ref(), Some(ServeError::Socket(_)))
+        || matches!(error.downcast_ref(), Some(MetricsError::Socket(_)));
     let wrong_usage = matches!(error.downcast_ref(), Some(BlkError::Queues { .. }));
     ExitCode::from(match (no_socket, wrong_usage) {
         (true, _) => 3,
@@ -160,12 +165,21 @@ fn run(args: &Args) -> Result<()> {
     let server = VhostUserServer::new(Arc::clone(&device) as _, marking)?;
     let server = Arc::new(server.offering_packed(args.ring == RingArg::Packed));
     let source = source(args)?;
+    let metrics = args.metrics_socket.as_deref();
+    let metrics = metrics.map(MetricsSocket::bind).transpose()?;
     device.open_rings();
     give_up(args)?;
     if let Source::Path(listener) = &source {
         let shown = listener.path().display();
         eprintln!("tidemark-vhost-user-blk: listening on {shown}");
     }
+    // On a thread that has given up what the others have.
+    let _metrics = metrics
+        .map(|socket| {
+            let source = VhostUserSource::new(Arc::clone(&server), Arc::clone(&device));
+            socket.serve(vec![Box::new(source)])
+        })
+        .transpose()?;
     let (signalled, reported) = (Arc::clone(&server), Arc::clone(&device));
     thread::spawn(move || {
         for signal in signals.forever() {
@@ -209,12 +223,8 @@ fn source(args: &Args) -> Result<Source, ServeError> {
 
 /// Gives up what the process does not need any more, while this is its only thread.
 fn give_up(args: &Args) -> Result<()> {
-    let grants: Vec<_> = args
-        .socket_path
-        .iter()
-        .cloned()
-        .map(Grant::Socket)
-        .collect();
+    let sockets = args.socket_path.iter().chain(&args.metrics_socket);
+    let grants: Vec<_> = sockets.cloned().map(Grant::Socket).collect();
     Sandbox::confine(args.sandbox.mode(), Kind::VhostUserBlk, &grants)
         .and_then(|sandbox| sandbox.seal(descriptors(1)))
         .context("cannot give up what the process does not need")

@@ -141,7 +141,7 @@ impl Engine {
         if !matches!(slot.lock().phase, Phase::Stopped) {
             return Err(not("it has not stopped"));
         }
-        let queue = start(&slot.dma.enter())?;
+        let queue = start(&slot.dma.enter())?.numbered(index);
         let inherited = queue.inherited();
         {
             let mut inner = slot.lock();

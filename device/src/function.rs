@@ -19,6 +19,7 @@ use crate::virtio::{QueueError, VirtioDevice};
 pub(crate) use inner::Core;
 use inner::Machinery;
 pub(crate) use parts::{Part, PartsError};
+pub use saved::SavedError;
 use spec::features::Features;
 use spec::queue_state::QueueState;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ mod access;
 mod inner;
 mod mode;
 mod parts;
+mod saved;
 #[cfg(test)]
 mod tests;
 
@@ -105,10 +107,16 @@ pub struct FunctionStats {
     pub suspends: u64,
     /// Times it ran again after that.
     pub resumes: u64,
+    /// From a driver's order to suspend until SUSPEND was presented, all times together.
+    pub suspending: Duration,
+    /// For which it was suspended, all times together; one that lasts is not among them yet.
+    pub suspended: Duration,
     /// Resets that were finished, of either kind.
     pub resets: u64,
     /// Times it set DEVICE_NEEDS_RESET.
     pub errors: u64,
+    /// Queues that broke: their driver made a malformed chain available, or took a ring's memory away.
+    pub broken_queues: u64,
     /// Doorbell writes that reached a queue.
     pub notifications: u64,
     /// Interrupts handed to the sink.

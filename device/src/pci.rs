@@ -103,6 +103,26 @@ impl ConfigSpace {
         self.bytes.copy_from_slice(&self.power_on);
     }
 
+    /// All of it, as it is.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+    /// The first byte that software cannot change and that is another in `bytes`.
+    pub(crate) fn differs(&self, bytes: &[u8]) -> Option<usize> {
+        // What was read through the window stands in bytes that only the function changes.
+        let fixed = |at: &usize| self.mask[*at] != 0xff && !DATA.contains(at);
+        (0..CONFIG_SIZE).filter(fixed).find(|at| {
+            let other = bytes.get(*at).copied().unwrap_or(!self.bytes[*at]);
+            (other ^ self.bytes[*at]) & !self.mask[*at] != 0
+        })
+    }
+    /// Takes what software wrote to another function's, without what writes ask for.
+    pub(crate) fn restore(&mut self, bytes: &[u8]) {
+        for ((here, mask), there) in self.bytes.iter_mut().zip(&self.mask).zip(bytes) {
+            *here = (*here & !mask) | (there & mask);
+        }
+    }
+
     /// Any access. Bytes beyond the end read 0xff. `intx` is the interrupt status bit.
     pub(crate) fn read(&self, offset: usize, data: &mut [u8], intx: bool) {
         data.fill(0xff);

@@ -82,6 +82,38 @@ impl State {
         }
     }
 
+    /// Names of all states, each at its [`State::number`].
+    pub const NAMES: [&str; 11] = [
+        "reset",
+        "acknowledged",
+        "driver",
+        "features_ok",
+        "running",
+        "suspending",
+        "suspended",
+        "resuming",
+        "needs_reset",
+        "failed",
+        "resetting",
+    ];
+
+    /// Its number, in the order of a device's life; for tools that watch it.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Reset => 0,
+            Self::Acknowledged => 1,
+            Self::Driver => 2,
+            Self::FeaturesOk => 3,
+            Self::Running => 4,
+            Self::Suspending { .. } => 5,
+            Self::Suspended { .. } => 6,
+            Self::Resuming { .. } => 7,
+            Self::NeedsReset { .. } => 8,
+            Self::Failed { .. } => 9,
+            Self::Resetting { .. } => 10,
+        }
+    }
+
     /// The state of a device that presents `status` and is between two steps of its life, for a
     /// device that takes another's place. `None` if no device presents that.
     pub fn restored(shown: DeviceStatus) -> Option<Self> {

@@ -3,6 +3,7 @@
 use crate::guest::Guest;
 use crate::policy::Seen;
 use crate::report::RoundReport;
+use driver::dirty::DirtySet;
 
 /// Told what a migration does, and asked once whether it may be completed.
 pub trait Observer {
@@ -19,6 +20,10 @@ pub trait Observer {
     /// A round starts; `pages` pages of 4 KiB are to be sent. `last`: the guest is paused.
     fn round_started(&mut self, round: u32, pages: u64, last: bool) {
         let _ = (round, pages, last);
+    }
+    /// The pages of the round, by number, before the first of them is sent.
+    fn sending(&mut self, round: u32, pages: &DirtySet) {
+        let _ = (round, pages);
     }
     /// So many pages of the round have been sent.
     fn progress(&mut self, round: u32, sent: u64) {

@@ -10,6 +10,7 @@ use crate::report::{Report, RoundReport, SourceShare};
 use crate::stream::{BATCH_PAGES, New, Sent, SourceStream};
 use driver::dirty::{DirtySet, PAGE_SIZE};
 use driver::memory::DmaMemory;
+use probe::probe;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -298,6 +299,7 @@ impl<'g, 'o> Migration<'g, 'o> {
     ) -> Result<(), MigrationError> {
         let (round, pages) = (self.round, dirty.pages.count());
         observer.round_started(round, pages, self.paused);
+        observer.sending(round, &dirty.pages);
         let begun = Instant::now();
         let (mut sent, mut out) = (0, Sent::default());
         // Only what has never been sent may go without its bytes: nobody over there has others in
@@ -341,6 +343,14 @@ impl<'g, 'o> Migration<'g, 'o> {
         // The destination has the pages: nothing of this round needs giving back unless the whole
         // migration fails, and then its memory is forgotten as well.
         self.round_sets.clear();
+        probe!(
+            tidemark,
+            round,
+            round,
+            report.pages,
+            report.bytes,
+            u8::from(report.last)
+        );
         observer.round_ended(&report);
         self.report.rounds.push(report);
         Ok(())

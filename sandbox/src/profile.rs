@@ -61,6 +61,7 @@ fn list(name: &str) -> Option<&'static str> {
     Some(match name {
         "threads" => include_str!("../profiles/threads.txt"),
         "device" => include_str!("../profiles/device.txt"),
+        "metrics" => include_str!("../profiles/metrics.txt"),
         "files" => include_str!("../profiles/files.txt"),
         "client" => include_str!("../profiles/client.txt"),
         "vfio-user" => include_str!("../profiles/vfio-user.txt"),

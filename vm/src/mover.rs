@@ -7,6 +7,7 @@ use crate::evidence::{
 };
 use crate::guest::{Counters, EmulatedGuest, PageClass, Progress};
 use crate::incoming::After;
+use driver::dirty::DirtySet;
 use migration::agent::End;
 use migration::observe::Observer;
 use migration::policy::Seen;
@@ -380,6 +381,10 @@ impl Observer for Judge<'_> {
 
     fn dirty(&mut self, round: u32, pages: u64, seen: &Seen) {
         self.inner.dirty(round, pages, seen);
+    }
+
+    fn sending(&mut self, round: u32, pages: &DirtySet) {
+        self.inner.sending(round, pages);
     }
 
     fn progress(&mut self, round: u32, sent: u64) {

@@ -7,6 +7,7 @@
 mod bench;
 mod conformance;
 mod figures;
+mod fuzz;
 mod guest;
 mod process;
 mod proofs;
@@ -51,6 +52,8 @@ enum Command {
     Proofs,
     /// Move, suspend, checkpoint, kill and unmap for a while, and watch what grows
     Soak(soak::Options),
+    /// Feed everything that faces a guest or a network with bytes of any kind
+    Fuzz(fuzz::Options),
 }
 
 #[derive(Args)]
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Sbom => release::sbom::run(&workspace).map(|_file| true),
         Command::Deb => release::deb::run(&workspace).map(|()| true),
         Command::Proofs => proofs::run(&workspace).map(|()| true),
+        Command::Fuzz(options) => fuzz::run(&workspace, &options),
         Command::Soak(options) => soak::run(&workspace, &options).map(|()| true),
         Command::Bench(_) => bench::run(&workspace).map(|()| true),
     });

@@ -168,6 +168,11 @@ const PARTS: &[Part] = &[
         run: live::run,
     },
     Part {
+        name: "fuzz",
+        about: "kept inputs again, and with --full half an hour of new ones",
+        run: crate::fuzz::part,
+    },
+    Part {
         name: "killed",
         about: "backends killed under load, nothing lost or doubled",
         run: killed::run,

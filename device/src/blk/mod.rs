@@ -1,6 +1,7 @@
 //! The block device on a file (VIRTIO 1.4, "Block Device").
 
 mod buffer;
+mod counters;
 mod disk;
 mod pipeline;
 mod request;
@@ -9,6 +10,7 @@ mod ring;
 mod tests;
 mod turn;
 
+pub use counters::{BlkStats, QueueActivity, RequestCount};
 pub use disk::Disk;
 
 use crate::dma::Dma;
@@ -16,16 +18,17 @@ use crate::pool::WORKERS_MAX;
 use crate::queue::Virtqueue;
 use crate::virtio::{Progress, QueueError, VirtioDevice};
 use buffer::Spares;
+use counters::{Activities, Counters};
 use pipeline::{Lane, REQUESTS_MAX};
-use request::{DISCARD_SECTORS_MAX, Limits, Op, RANGES_MAX, ZERO_SECTORS_MAX};
+use request::{DISCARD_SECTORS_MAX, Limits, RANGES_MAX, ZERO_SECTORS_MAX};
 use ring::{Direction, Ring};
 use rustix::fs::OFlags;
-use spec::blk::{BlkConfig, BlkFeatures, DEVICE_ID, ID_BYTES, SECTOR_SIZE, status};
+use spec::blk::{BlkConfig, BlkFeatures, DEVICE_ID, ID_BYTES, SECTOR_SIZE};
 use spec::ring::QUEUE_SIZE_MAX;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use turn::{Turn, Turns};
 use zerocopy::IntoBytes;
@@ -106,23 +109,6 @@ pub enum BlkError {
     },
 }
 
-/// What a block device has done since it was opened. Requests are counted when they complete.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BlkStats {
-    /// Reads that succeeded.
-    pub reads: u64,
-    /// Writes, DISCARDs and WRITE_ZEROES that succeeded.
-    pub writes: u64,
-    /// FLUSHes that succeeded.
-    pub flushes: u64,
-    /// Requests of any kind answered with another status than OK.
-    pub errors: u64,
-    /// Bytes that reads gave to the driver.
-    pub bytes_read: u64,
-    /// Bytes that writes took from the driver. DISCARD and WRITE_ZEROES carry none.
-    pub bytes_written: u64,
-}
-
 /// A block device on a disk.
 #[derive(Debug)]
 pub struct BlkDevice {
@@ -137,6 +123,7 @@ pub struct BlkDevice {
     lanes: Lanes,
     turns: Turns,
     counters: Counters,
+    activities: Activities,
 }
 
 impl BlkDevice {
@@ -214,6 +201,7 @@ impl BlkDevice {
             writethrough: AtomicBool::new(false),
             turns: Turns::default(),
             counters: Counters::default(),
+            activities: Activities::new(queues),
         }))
     }
 
@@ -243,6 +231,16 @@ impl BlkDevice {
     /// What has been done so far.
     pub fn stats(&self) -> BlkStats {
         self.counters.stats()
+    }
+
+    /// The same requests by kind and result, every pair of them.
+    pub fn requests(&self) -> Vec<RequestCount> {
+        self.counters.requests()
+    }
+
+    /// What each request queue does, in the order of their numbers.
+    pub fn activity(&self) -> Vec<QueueActivity> {
+        self.activities.all()
     }
 }
 
@@ -324,12 +322,13 @@ impl VirtioDevice for BlkDevice {
 
     fn process(
         &self,
-        _index: u16,
+        index: u16,
         queue: &mut Virtqueue,
         dma: &Dma,
         notify: &mut dyn FnMut(),
     ) -> Result<Progress, QueueError> {
-        pipeline::process(self, queue, dma, notify)
+        let activity = self.activities.queue(index);
+        pipeline::process(self, activity, queue, dma, notify)
     }
 }
 
@@ -390,47 +389,5 @@ impl Lanes {
 
     fn give_back(&self, lane: Lane) {
         self.lock().push(lane);
-    }
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    reads: AtomicU64,
-    writes: AtomicU64,
-    flushes: AtomicU64,
-    errors: AtomicU64,
-    bytes_read: AtomicU64,
-    bytes_written: AtomicU64,
-}
-
-impl Counters {
-    fn count(&self, op: &Op, status: u8) {
-        let add = |counter: &AtomicU64, n| counter.fetch_add(n, Ordering::Relaxed);
-        match op {
-            _ if status != status::OK => add(&self.errors, 1),
-            Op::Read(extent) => {
-                add(&self.bytes_read, extent.len);
-                add(&self.reads, 1)
-            }
-            Op::Write(extent) => {
-                add(&self.bytes_written, extent.len);
-                add(&self.writes, 1)
-            }
-            Op::Discard(_) | Op::WriteZeroes(_) => add(&self.writes, 1),
-            Op::Flush => add(&self.flushes, 1),
-            Op::GetId | Op::Refuse(_) => return,
-        };
-    }
-
-    fn stats(&self) -> BlkStats {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        BlkStats {
-            reads: load(&self.reads),
-            writes: load(&self.writes),
-            flushes: load(&self.flushes),
-            errors: load(&self.errors),
-            bytes_read: load(&self.bytes_read),
-            bytes_written: load(&self.bytes_written),
-        }
     }
 }

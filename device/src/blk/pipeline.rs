@@ -13,6 +13,7 @@
 
 use super::BlkDevice;
 use super::buffer::{Buffer, Spares};
+use super::counters::Activity;
 use super::disk::{read_all, write_all, zero_all};
 use super::request::{Extent, Op, Request};
 use super::ring::{Direction, Ring};
@@ -73,6 +74,8 @@ struct Job {
 
 struct Pipeline<'a> {
     blk: &'a BlkDevice,
+    /// Told what is in flight, if somebody counts the queue's.
+    activity: Option<&'a Activity>,
     lane: &'a mut Lane,
     /// In the order of popping.
     jobs: VecDeque<Job>,
@@ -96,6 +99,7 @@ struct Pipeline<'a> {
 
 pub(super) fn process(
     blk: &BlkDevice,
+    activity: Option<&Activity>,
     queue: &mut Virtqueue,
     dma: &Dma,
     notify: &mut dyn FnMut(),
@@ -104,6 +108,7 @@ pub(super) fn process(
     let mut lane = blk.lanes.take();
     let mut pipeline = Pipeline {
         blk,
+        activity,
         lane: &mut lane,
         jobs: VecDeque::new(),
         first: 0,
@@ -121,6 +126,9 @@ pub(super) fn process(
         pipeline.abandon();
     }
     blk.lanes.give_back(lane);
+    if let Some(activity) = activity {
+        activity.in_flight(0);
+    }
     result
 }
 
@@ -174,6 +182,13 @@ impl Pipeline<'_> {
 
     /// Pops requests and copies what they write, until the queue or a limit is exhausted.
     fn gather(&mut self, queue: &mut Virtqueue, mem: &DmaGuard<'_>) {
+        self.take(queue, mem);
+        if let Some(activity) = self.activity {
+            activity.in_flight(self.jobs.len() + usize::from(self.alone.is_some()));
+        }
+    }
+
+    fn take(&mut self, queue: &mut Virtqueue, mem: &DmaGuard<'_>) {
         self.drained = false;
         while self.alone.is_none()
             && self.broken.is_none()
@@ -434,6 +449,9 @@ impl Pipeline<'_> {
                 "chain {}: the status byte is no longer mapped",
                 job.request.head
             )));
+        }
+        if let Some(activity) = self.activity {
+            activity.answered(ready);
         }
         for job in self.jobs.drain(..ready) {
             self.bytes -= job.bytes;

@@ -8,6 +8,7 @@ use super::DmaError;
 use super::space::Space;
 use crate::tracker::{Bitmap, MarkAt, Written};
 use crossbeam_utils::sync::ShardedLockReadGuard;
+use probe::probe;
 use std::cell::Cell;
 use std::iter::FusedIterator;
 use vm_memory::bitmap::{BS, Bitmap as _};
@@ -81,6 +82,7 @@ impl<'a> DmaGuard<'a> {
     #[inline]
     pub fn mark(&self, written: &Written<'_>) {
         written.mark();
+        probe!(tidemark, mark, written.pages());
         self.pages.set(self.pages.get() + written.pages());
     }
 }

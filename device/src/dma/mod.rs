@@ -24,6 +24,7 @@ use crate::tracker::{DirtyLog, TrackerConfig, TrackerStats};
 use crossbeam_utils::sync::{ShardedLock, ShardedLockWriteGuard};
 use space::Space;
 use std::fs::File;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 use vm_memory::Permissions;
 use waiters::Waiters;
@@ -205,6 +206,15 @@ impl Dma {
         self.shut().set_tracker(config);
     }
 
+    /// Where the bitmap in guest memory lies that the tracker marks in; empty if there is none.
+    pub(crate) fn bitmap_iovas(&self) -> Range<u64> {
+        self.space
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .bitmap()
+            .iovas()
+    }
+
     /// What the tracker could not do since it was last configured.
     pub fn tracker_stats(&self) -> TrackerStats {
         self.space
@@ -212,5 +222,18 @@ impl Dma {
             .unwrap_or_else(PoisonError::into_inner)
             .bitmap()
             .stats()
+    }
+
+    /// The same since the door was made, over all configurations; what waits for delivery is only
+    /// that of the present one.
+    pub fn tracker_totals(&self) -> TrackerStats {
+        let space = self.space.read().unwrap_or_else(PoisonError::into_inner);
+        space.tracker_totals()
+    }
+
+    /// Whether data that is written now is marked.
+    pub fn is_tracking(&self) -> bool {
+        let space = self.space.read().unwrap_or_else(PoisonError::into_inner);
+        space.data_bitmap().is_active()
     }
 }

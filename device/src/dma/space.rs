@@ -3,7 +3,7 @@
 use super::{DmaError, MAP_ALIGN, Map, RingMarks};
 use crate::mapping::map_file;
 use crate::tracker::records::Recorder;
-use crate::tracker::{Bitmap, DirtyLog, TrackerConfig, Window};
+use crate::tracker::{Bitmap, DirtyLog, TrackerConfig, TrackerStats, Window};
 use rangemap::RangeMap;
 use std::fs::File;
 use std::io;
@@ -38,6 +38,8 @@ pub(super) struct Space {
     memories: Vec<Option<Memory>>,
     map: RangeMap<u64, Target>,
     bitmap: Bitmap,
+    /// What the bitmaps before it counted.
+    before: TrackerStats,
     /// What `bitmap` marks in, if that is not guest memory.
     log: Option<DirtyLog>,
     /// With a log, whether it takes the marks of data.
@@ -125,6 +127,7 @@ impl Space {
 
     pub(super) fn set_tracker(&mut self, config: TrackerConfig) {
         if self.bitmap.config() != config {
+            self.before = self.tracker_totals();
             self.bitmap = Bitmap::new(config);
             self.bitmap.set_recorders(&self.recorders);
             self.follow(self.bitmap.iovas());
@@ -159,6 +162,17 @@ impl Space {
         self.rings.retain(|ring| ring.0 != used);
         if marks != RingMarks::LikeData {
             self.rings.push((used, marks));
+        }
+    }
+
+    /// What this and all earlier bitmaps counted.
+    pub(super) fn tracker_totals(&self) -> TrackerStats {
+        let (now, before) = (self.bitmap.stats(), self.before);
+        TrackerStats {
+            pages: before.pages + now.pages,
+            beyond_length: before.beyond_length + now.beyond_length,
+            shadowed: before.shadowed + now.shadowed,
+            undelivered: now.undelivered,
         }
     }
 

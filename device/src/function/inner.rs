@@ -20,11 +20,13 @@ use crate::transport::msix::{InterruptSink, Interrupts, MsixOwner};
 use crate::transport::registers::MAX_QUEUES;
 use crate::transport::tracker::{PasidState, Tracker};
 use crate::virtio::{QueueError, VirtioDevice};
+use probe::probe;
 use spec::features::Features;
 use spec::pci::NO_VECTOR;
 use spec::queue_state::QueueState;
 use spec::tracker::PASID_MASK;
 use std::fmt::Debug;
+use std::mem::discriminant;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -43,6 +45,8 @@ pub(super) trait Machinery: Send + Sync + Debug {
 #[derive(Debug)]
 pub(super) struct Registers {
     pub(super) state: State,
+    /// Since when the device is in that state, whatever else of it changed.
+    entered: Instant,
     pub(super) common: Common,
     pub(super) tracker: Tracker,
     pub(super) pci: ConfigSpace,
@@ -56,8 +60,13 @@ pub(super) struct Registers {
 pub(super) struct Counters {
     suspends: AtomicU64,
     resumes: AtomicU64,
+    /// Nanoseconds.
+    suspending: AtomicU64,
+    /// Nanoseconds.
+    suspended: AtomicU64,
     resets: AtomicU64,
     errors: AtomicU64,
+    broken_queues: AtomicU64,
     pub(super) notifications: AtomicU64,
     pub(super) ignored: AtomicU64,
 }
@@ -77,7 +86,7 @@ pub(crate) struct Core {
     tracker: Mutex<TrackerConfig>,
     registers: Mutex<Registers>,
     /// Signalled at every change of state.
-    moved: Condvar,
+    pub(super) moved: Condvar,
     pub(super) interrupts: Mutex<Interrupts>,
     pub(super) counters: Counters,
 }
@@ -100,6 +109,7 @@ impl EngineEvents for Events {
     fn queue_broken(&self, index: u16, error: QueueError) {
         if let Some(core) = self.0.upgrade() {
             tracing::warn!(queue = index, %error, "queue is broken");
+            count(&core.counters.broken_queues);
             core.post(Event::DeviceError);
         }
     }
@@ -148,6 +158,7 @@ impl Core {
         };
         let registers = Registers {
             state: State::Reset,
+            entered: Instant::now(),
             common: Common::new(offered, &sizes, admin_queues, device.config()),
             tracker: Tracker::new(config.marking, config.min_gra_power),
             pci: ConfigSpace::new(device.device_id(), device.pci_class(), announce),
@@ -197,8 +208,11 @@ impl Core {
         FunctionStats {
             suspends: counters.suspends.load(Relaxed),
             resumes: counters.resumes.load(Relaxed),
+            suspending: Duration::from_nanos(counters.suspending.load(Relaxed)),
+            suspended: Duration::from_nanos(counters.suspended.load(Relaxed)),
             resets: counters.resets.load(Relaxed),
             errors: counters.errors.load(Relaxed),
+            broken_queues: counters.broken_queues.load(Relaxed),
             notifications: counters.notifications.load(Relaxed),
             interrupts: lock(&self.interrupts).sent(),
             ignored: counters.ignored.load(Relaxed),
@@ -246,6 +260,29 @@ impl Core {
             }
         };
         registers.state = next;
+        probe!(
+            tidemark,
+            state,
+            std::ptr::from_ref(self),
+            before.number(),
+            next.number(),
+            next.status().bits()
+        );
+        if discriminant(&before) != discriminant(&next) {
+            let stayed = registers.entered.elapsed().as_nanos();
+            let stayed = u64::try_from(stayed).unwrap_or(u64::MAX);
+            registers.entered = Instant::now();
+            let counter = match (before, next) {
+                (State::Suspending { .. }, State::Suspended { .. }) => {
+                    Some(&self.counters.suspending)
+                }
+                (State::Suspended { .. }, _) => Some(&self.counters.suspended),
+                _ => None,
+            };
+            if let Some(counter) = counter {
+                counter.fetch_add(stayed, Relaxed);
+            }
+        }
         if !matches!(next, State::Suspending { .. }) {
             registers.hold = None;
         }
@@ -377,6 +414,7 @@ impl Core {
                 return;
             }
             if registers.mode.drained() {
+                self.moved.notify_all();
                 self.tell_owner();
             }
             let knobs = &self.config.suspend;

@@ -5,9 +5,10 @@
 //! reset makes a member active, because Linux' VFIO driver takes it for running after one; a reset
 //! by the status leaves the mode as it is.
 
-use super::inner::{Core, lock};
+use super::inner::{Core, Registers, lock};
 use crate::status::State;
-use std::sync::Weak;
+use std::sync::{PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 /// How far an owner has stopped the function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +83,25 @@ impl Core {
         }
         self.stop_queues();
         self.registers().mode.is_stopped()
+    }
+
+    /// As [`set_stopped`](Self::set_stopped), and waits until it is so. False if it is not within
+    /// `timeout`.
+    pub(super) fn set_stopped_and_wait(&self, stop: bool, timeout: Duration) -> bool {
+        let until = Instant::now() + timeout;
+        while !self.set_stopped(stop) {
+            let left = until.saturating_duration_since(Instant::now());
+            let under_way = |registers: &mut Registers| {
+                let resetting = matches!(registers.state, State::Resetting { .. });
+                resetting || registers.mode.phase == Phase::Stopping
+            };
+            let registers = self.registers();
+            let waited = self.moved.wait_timeout_while(registers, left, under_way);
+            if waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Virtual functions that there are.

@@ -23,6 +23,7 @@ pub use inflight::{InflightError, InflightQueue, InflightShape, InflightTable};
 
 use crate::dma::DmaGuard;
 use crate::virtio::QueueError;
+use probe::probe;
 use ring::Ring;
 use spec::queue_state::QueueState;
 use std::sync::Arc;
@@ -73,6 +74,9 @@ impl Gate {
 #[derive(Debug)]
 pub struct Virtqueue {
     ring: Ring,
+    /// What probes tell it by: its number, and IOVA of its descriptors.
+    number: u16,
+    desc: u64,
     /// Chains popped here and not pushed yet.
     outstanding: u16,
     /// Buffers were used since the driver was last considered for a notification.
@@ -104,6 +108,8 @@ impl Virtqueue {
     pub fn start(config: QueueConfig, mem: &DmaGuard<'_>) -> Result<Self, QueueError> {
         Ok(Self {
             ring: Ring::start(config, mem)?,
+            number: 0,
+            desc: config.desc,
             outstanding: 0,
             used_since: false,
             resumed: config.state != QueueState::default_of(config.packed),
@@ -177,6 +183,12 @@ impl Virtqueue {
         Ok(queue)
     }
 
+    /// Says which queue of its device it is; 0 by default. Only for those who watch.
+    #[must_use]
+    pub(crate) fn numbered(self, number: u16) -> Self {
+        Self { number, ..self }
+    }
+
     /// Chains of another device that are still to be popped. A queue that has some cannot stop: no
     /// index would say where it stood.
     pub fn inherited(&self) -> usize {
@@ -213,6 +225,14 @@ impl Virtqueue {
         };
         match &popped {
             Ok(Some(chain)) => {
+                probe!(
+                    tidemark,
+                    queue_pop,
+                    self.desc,
+                    self.number,
+                    chain.head,
+                    chain.descriptors
+                );
                 // Cannot overflow: the ring refuses more chains in flight than it has entries.
                 self.outstanding = self.outstanding.saturating_add(1);
                 if self.inherited.pop().is_none()
@@ -275,6 +295,7 @@ impl Virtqueue {
         }
         self.outstanding = left;
         self.used_since = true;
+        probe!(tidemark, queue_push, self.desc, self.number, head, len);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //! parent process hands down.
 
 use rustix::io::FdFlags;
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketType, getpeername, sockopt};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use std::fs;
 use std::io;
@@ -37,10 +37,7 @@ pub enum SocketError {
         error: io::Error,
     },
     /// A descriptor that was handed down is not what can be served.
-    #[error(
-        "descriptor {fd} {what}; a Unix stream socket was expected, listening or, where a program can take \
-         one, connected"
-    )]
+    #[error("descriptor {fd} {what}; a Unix stream socket was expected, listening or connected")]
     Inherited {
         /// The descriptor's number.
         fd: RawFd,
@@ -56,23 +53,6 @@ pub enum Inherited {
     Listening(UnixListener),
     /// It is connected to the one client there will be.
     Connected(UnixStream),
-}
-
-impl Inherited {
-    /// The socket, if it listens.
-    ///
-    /// # Errors
-    ///
-    /// [`SocketError::Inherited`] if it is connected.
-    pub fn listening(self, fd: RawFd) -> Result<UnixListener, SocketError> {
-        match self {
-            Self::Listening(listener) => Ok(listener),
-            Self::Connected(_) => Err(SocketError::Inherited {
-                fd,
-                what: "does not listen".to_owned(),
-            }),
-        }
-    }
 }
 
 /// A socket's file that a listener of this process made.
@@ -185,7 +165,12 @@ pub fn inherited(fd: RawFd) -> Result<Inherited, SocketError> {
     let listens = sockopt::socket_acceptconn(&socket).map_err(failed)?;
     match (kind, listens) {
         (SocketType::STREAM, true) => Ok(Inherited::Listening(socket.into())),
-        (SocketType::STREAM, false) => Ok(Inherited::Connected(socket.into())),
+        (SocketType::STREAM, false) => {
+            if let Err(error) = getpeername(&socket) {
+                return Err(bad(format!("neither listens nor is connected ({error})")));
+            }
+            Ok(Inherited::Connected(socket.into()))
+        }
         (other, _) => Err(bad(format!("is a socket of another type ({other:?})"))),
     }
 }

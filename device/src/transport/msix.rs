@@ -240,6 +240,18 @@ impl Interrupts {
             NO_VECTOR
         }
     }
+    /// The table.
+    pub(crate) fn table(&self) -> &[[u8; ENTRY]] {
+        &self.msix.table
+    }
+    /// Takes another function's table, of as many vectors. Nothing is sent.
+    pub(crate) fn restore(&mut self, table: &[u8], (enabled, masked): (bool, bool)) {
+        for (entry, bytes) in self.msix.table.iter_mut().zip(table.as_chunks().0) {
+            *entry = *bytes;
+        }
+        self.msix.enabled = enabled;
+        self.msix.masked = masked;
+    }
     /// A read of BAR 1.
     pub(crate) fn read(&self, offset: usize, data: &mut [u8]) {
         self.msix.read(offset, data);

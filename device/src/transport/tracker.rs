@@ -62,6 +62,36 @@ impl Tracker {
             marking: self.marking,
         }
     }
+    /// Whether the tracker is on, its power, PASID, address and length.
+    pub(crate) fn saved(&self) -> (bool, u8, u32, u64, u64) {
+        let Self {
+            enable,
+            gra_power,
+            pasid,
+            bitmap_addr,
+            bitmap_length,
+            ..
+        } = *self;
+        (enable, gra_power, pasid, bitmap_addr, bitmap_length)
+    }
+    /// The registers with another function's values; `None` if a driver could not have written them.
+    pub(crate) fn restored(
+        &self,
+        (on, power, pasid, addr, length): (bool, u8, u32, u64, u64),
+    ) -> Option<Self> {
+        let fits = addr.checked_add(length).is_some() && addr.is_multiple_of(BITMAP_ALIGN);
+        let legal = power <= GRA_POWER_MAX
+            && pasid & !PASID_MASK == 0
+            && (!on || (fits && power >= self.min_gra_power));
+        legal.then_some(Self {
+            enable: on,
+            gra_power: power,
+            pasid,
+            bitmap_addr: addr,
+            bitmap_length: length,
+            ..*self
+        })
+    }
     /// The value of one of these registers, or `None` for another's.
     pub(crate) fn read(&self, reg: Reg) -> Option<u32> {
         Some(match reg {

@@ -3,6 +3,7 @@
 use super::{DirtyError, DirtySet, DirtySource, PAGE_SIZE};
 use crate::admin::{AdminQueue, RESULT_BYTES, Subject};
 use crate::error::DriverError;
+use probe::probe;
 use spec::Le64;
 use spec::records::{self, Extent, Limits, Read, Start, output};
 use std::ops::Range;
@@ -214,10 +215,12 @@ impl DirtySource for RecordsSource {
     }
 
     fn report(&mut self, range: Range<u64>, into: &mut DirtySet) -> Result<(), DirtyError> {
+        probe!(tidemark, harvest_start, range.start, range.end);
         self.drain()?;
         let on = self.on.as_mut().ok_or(DirtyError::NotStarted)?;
         let asked = range.start / PAGE_SIZE..range.end.div_ceil(PAGE_SIZE).min(into.len());
         on.pending.move_range(asked, into);
+        probe!(tidemark, harvest_done, range.start, range.end);
         Ok(())
     }
 

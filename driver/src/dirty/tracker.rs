@@ -5,6 +5,7 @@ use super::{DirtyError, DirtySet, DirtySource, PAGE_SIZE};
 use crate::error::DriverError;
 use crate::memory::{DmaMemory, MemoryError};
 use crate::transport::Transport;
+use probe::probe;
 use spec::tracker::{BITMAP_ALIGN, ENABLE_ON, GRA_POWER_MAX, TrackerRegs, bitmap_length};
 use std::mem::offset_of;
 use std::ops::Range;
@@ -300,6 +301,7 @@ impl DirtySource for TrackerSource {
 
     fn report(&mut self, range: Range<u64>, into: &mut DirtySet) -> Result<(), DirtyError> {
         let on = self.on.as_mut().ok_or(DirtyError::NotStarted)?;
+        probe!(tidemark, harvest_start, range.start, range.end);
         let asked = pages(&range);
         // What the caller's set cannot hold stays pending with what it did not ask for.
         let asked = asked.start..asked.end.min(into.len());
@@ -309,6 +311,7 @@ impl DirtySource for TrackerSource {
             on.pending.move_range(asked, into);
             on.left = !on.pending.is_empty();
         }
+        probe!(tidemark, harvest_done, range.start, range.end);
         Ok(())
     }
 

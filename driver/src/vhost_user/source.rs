@@ -2,6 +2,7 @@
 
 use super::{Frontend, VhostUserError};
 use crate::dirty::{DirtyError, DirtySet, DirtySource, PAGE_SIZE};
+use probe::probe;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -49,6 +50,7 @@ impl DirtySource for LogSource {
     }
 
     fn report(&mut self, range: Range<u64>, into: &mut DirtySet) -> Result<(), DirtyError> {
+        probe!(tidemark, harvest_start, range.start, range.end);
         let mut all = std::mem::take(&mut self.pending);
         let taken = self.frontend().harvest_log(&mut all);
         let pages = range.start / PAGE_SIZE..range.end.div_ceil(PAGE_SIZE);
@@ -57,7 +59,9 @@ impl DirtySource for LogSource {
         }
         all.remove_range(pages);
         self.pending = all;
-        taken.map_err(refused)
+        taken.map_err(refused)?;
+        probe!(tidemark, harvest_done, range.start, range.end);
+        Ok(())
     }
 
     fn put_back(&mut self, pages: &DirtySet) -> Result<(), DirtyError> {

@@ -72,12 +72,13 @@ impl Bus for JudgedBus {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let memory = DmaMemory::from_file(&file, 0, size, *next);
         let memory = memory.map_err(|error| refused("memory", error))?;
-        self.judge.map(Map {
+        let map = self.judge.map(Map {
             iova: *next,
             size,
             perm: Permissions::ReadWrite,
             memory: Some((file, 0)),
         });
+        map.map_err(|error| refused("memory", error))?;
         *next += size;
         Ok(memory)
     }
@@ -102,8 +103,7 @@ impl Bus for JudgedBus {
         }))
     }
     fn reset(&self) -> Result<(), BusError> {
-        Served::reset(&*self.judge);
-        Ok(())
+        Served::reset(&*self.judge).map_err(|error| refused("a reset", error))
     }
 }
 

@@ -13,7 +13,7 @@ use super::pci::{self, Pci};
 use super::plan::Plan;
 use super::queue::Queue;
 use super::{config, tracker};
-use device::serve::vfio_user::{IrqRequest, Map, Served};
+use device::serve::vfio_user::{IrqRequest, Map, Refusal, Served};
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -250,23 +250,26 @@ impl Served for Judge {
     fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
         self.with(|inner| inner.bar_write(bar, offset, data));
     }
-    fn map(&self, map: Map) {
-        self.with(|inner| match &map.memory {
-            Some((file, offset)) => {
-                if inner.memory.map(map.iova, map.size, file, *offset).is_err() {
-                    inner
-                        .book
-                        .step(format!("a map at {:#x} cannot be made", map.iova));
-                }
-            }
-            None => inner.memory.unmap(map.iova, map.size),
-        });
+    fn map(&self, map: Map) -> Result<(), Refusal> {
+        let Map { iova, size, .. } = map;
+        let Some((file, offset)) = map.memory else {
+            return Ok(());
+        };
+        self.with(|inner| {
+            let made = inner.memory.map(iova, size, &file, offset);
+            made.map_err(|error| {
+                let what = format!("a map at {iova:#x} cannot be made");
+                inner.book.step(what.clone());
+                Refusal::invalid(format!("{what}: {error}"))
+            })
+        })
     }
     fn unmap(&self, iova: u64, size: u64) {
         self.with(|inner| inner.memory.unmap(iova, size));
     }
-    fn reset(&self) {
+    fn reset(&self) -> Result<(), Refusal> {
         self.with(super::life::function_reset);
+        Ok(())
     }
     fn interrupts(&self, request: IrqRequest, eventfds: Vec<File>) {
         self.with(|inner| match request {

@@ -4,8 +4,9 @@ use super::harvester::Harvester;
 use super::pages::Pages;
 use super::rig::Rig;
 use super::suspend::{BIG, Comeback, Suspension, cycle};
-use super::track::{RoundReport, TrackOptions};
+use super::track::{Moment, RoundReport, TrackOptions, Watcher};
 use crate::error::VmError;
+use crate::guest::Walk;
 use crate::guest::block::splitmix;
 use driver::blk::Completion;
 use driver::dirty::DirtySet;
@@ -36,6 +37,8 @@ pub(super) struct Load<'a> {
     /// Sectors that reads, and as many behind them that writes go to.
     reach: u64,
     random: u64,
+    /// Over the groups.
+    walk: Walk,
     round: u32,
     busy: Vec<bool>,
     pending: HashMap<u64, Pending>,
@@ -74,6 +77,7 @@ impl<'a> Load<'a> {
             writes_percent: options.writes_percent,
             reach,
             random: splitmix(options.seed),
+            walk: Walk::new(options.pattern, groups, 0, options.seed)?,
             round: 0,
             busy: vec![false; usize::try_from(groups).unwrap_or(0)],
             pending: HashMap::new(),
@@ -140,6 +144,7 @@ impl<'a> Load<'a> {
         harvester: &Harvester,
         options: &TrackOptions,
         due: &Sender<u64>,
+        watcher: &mut dyn Watcher,
     ) -> Result<f64, VmError> {
         let begin = Instant::now();
         // The suspensions are spread over the round.
@@ -156,12 +161,20 @@ impl<'a> Load<'a> {
                 && let Some(comeback) = suspensions.next()
             {
                 completed += self.suspend(rig, harvester, options.requests, *comeback)?;
+                if let Some(suspension) = self.suspensions.last() {
+                    watcher.suspended(suspension);
+                }
             }
             if completed - harvested >= options.harvest_every.max(1) {
                 harvested = completed;
                 // Now, when the device has just been given work. Who does not listen any more has
                 // an error to tell.
                 let _ = due.send(rig.in_flight());
+                watcher.moves(&Moment {
+                    round: self.round,
+                    requests: self.requests,
+                    queues: rig.sizes().zip(rig.waiting()).collect(),
+                });
             }
             let reaped = self.reap(rig)?;
             if reaped == 0 {
@@ -252,7 +265,7 @@ impl<'a> Load<'a> {
             });
         }
         for _ in 0..TRIES {
-            let group = self.next(self.busy.len() as u64);
+            let group = self.walk.step().frame;
             let index = usize::try_from(group).unwrap_or(0);
             let used = self.used(group);
             if used != 0 && self.busy.get(index) == Some(&false) {

@@ -17,4 +17,4 @@ pub use handshake::Handshake;
 pub use probe::{Capability, Probe, Tracker, names, probe};
 pub use rig::Account;
 pub use suspend::{Comeback, QueueReport, SuspendReport, Suspension, suspensions};
-pub use track::{RoundReport, RoundStart, TrackOptions, TrackReport, Watcher, track};
+pub use track::{Moment, RoundReport, RoundStart, TrackOptions, TrackReport, Watcher, track};

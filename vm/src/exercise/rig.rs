@@ -53,6 +53,7 @@ impl Account {
 #[derive(Debug)]
 struct Lane {
     queue: BlkQueue,
+    size: u16,
     notifier: Notifier,
 }
 
@@ -121,6 +122,7 @@ impl Rig {
             let area = bus.dma_alloc(BlkQueue::area_needed(size))?;
             lanes.push(Lane {
                 queue: BlkQueue::new(ring, area),
+                size,
                 notifier: transport
                     .notifier(index)
                     .map_err(failed("finding a doorbell"))?,
@@ -163,6 +165,11 @@ impl Rig {
     pub(super) fn waiting(&self) -> impl Iterator<Item = u64> {
         let lanes = self.lanes.iter();
         lanes.map(|lane| u64::from(lane.queue.in_flight()))
+    }
+
+    /// Entries of each queue.
+    pub(super) fn sizes(&self) -> impl Iterator<Item = u16> {
+        self.lanes.iter().map(|lane| lane.size)
     }
 
     /// The used state that the device of each queue has, if the driver has got all it used.

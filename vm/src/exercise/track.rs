@@ -7,6 +7,7 @@ use super::pages::Pages;
 use super::rig::{Account, Rig};
 use super::suspend::{Comeback, Suspension};
 use crate::error::VmError;
+use crate::guest::Pattern;
 use driver::bus::Bus;
 use driver::dirty::DirtySet;
 use serde::Serialize;
@@ -32,6 +33,8 @@ pub struct TrackOptions {
     pub queue_size: u16,
     /// Writes in a hundred requests. They go to the disk's second half, and reads to the first.
     pub writes_percent: u8,
+    /// Where reads go.
+    pub pattern: Pattern,
     /// Page size to track with, in bytes.
     pub granularity: u64,
     /// Completions between two harvests; the last harvest of a round comes on top.
@@ -53,6 +56,7 @@ impl Default for TrackOptions {
             queues: 4,
             queue_size: 128,
             writes_percent: 0,
+            pattern: Pattern::Random,
             granularity: 4096,
             harvest_every: 100,
             suspensions: Vec::new(),
@@ -138,6 +142,17 @@ impl TrackReport {
     }
 }
 
+/// A round that goes on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Moment {
+    /// Its number, from 1.
+    pub round: u32,
+    /// Requests made available in it so far.
+    pub requests: u64,
+    /// Entries and requests in flight of each queue, as the driver knows.
+    pub queues: Vec<(u16, u64)>,
+}
+
 /// Whoever looks at memory between rounds.
 pub trait Watcher {
     /// The pages are prepared; nothing writes them until this returns.
@@ -152,6 +167,21 @@ pub trait Watcher {
     /// # Errors
     /// Whatever makes it senseless to go on.
     fn done(&mut self, report: &RoundReport, harvested: &DirtySet) -> Result<(), VmError>;
+
+    /// A harvest is due while the device works. Returns soon: the device's driver waits.
+    fn moves(&mut self, moment: &Moment) {
+        let _ = moment;
+    }
+
+    /// The device was suspended, and has come back.
+    fn suspended(&mut self, suspension: &Suspension) {
+        let _ = suspension;
+    }
+
+    /// Asked before each round but the first: whether that is enough.
+    fn enough(&mut self) -> bool {
+        false
+    }
 }
 
 /// Drives a block device and tracks what it writes.
@@ -187,6 +217,9 @@ pub fn track(
     let granularity = harvester.start(options.granularity)?;
     let mut rounds = Vec::new();
     for round in 1..=options.rounds {
+        if round > 1 && watcher.enough() {
+            break;
+        }
         pages.prepare(u64::from(round))?;
         watcher.ready(&RoundStart {
             round,
@@ -195,7 +228,7 @@ pub fn track(
             frames: pages.frames(),
         })?;
         load.begin(round);
-        let seconds = run(&mut rig, &mut load, &harvester, options)?;
+        let seconds = run(&mut rig, &mut load, &harvester, options, watcher)?;
         harvester.harvest(rig.in_flight())?;
         let mut report = load.report(round, seconds);
         let harvested = harvester.end_round(&mut report, &pages);
@@ -220,6 +253,7 @@ fn run(
     load: &mut Load<'_>,
     harvester: &Harvester,
     options: &TrackOptions,
+    watcher: &mut dyn Watcher,
 ) -> Result<f64, VmError> {
     // What is told is how many requests are in flight: a harvest is due.
     let (due, told) = mpsc::channel();
@@ -228,7 +262,7 @@ fn run(
             told.iter()
                 .try_for_each(|in_flight| harvester.harvest(in_flight))
         });
-        let ran = load.run(rig, harvester, options, &due);
+        let ran = load.run(rig, harvester, options, &due, watcher);
         drop(due);
         match harvesting.join() {
             Ok(harvested) => ran.and_then(|seconds| harvested.map(|()| seconds)),

@@ -2,7 +2,7 @@
 
 use super::face::{COMMON_END, OURS};
 use super::{Back, Inner, Mediator, is_gone};
-use device::serve::vfio_user::{IrqRequest, Map, Served};
+use device::serve::vfio_user::{IrqRequest, Map, Refusal, Served};
 use driver::DriverError;
 use driver::bus::{Access, BusError};
 use driver::transport::Region;
@@ -473,7 +473,7 @@ impl Served for Mediator {
         });
     }
 
-    fn map(&self, map: Map) {
+    fn map(&self, map: Map) -> Result<(), Refusal> {
         let Map { iova, size, .. } = map;
         let access = match map.perm {
             Permissions::ReadWrite => Access::ReadWrite,
@@ -481,39 +481,40 @@ impl Served for Mediator {
             Permissions::Read | Permissions::No => Access::Read,
         };
         let Some((file, offset)) = map.memory else {
-            return self.unmap(iova, size);
+            return Ok(());
         };
-        let ours = iova.saturating_add(size) > super::OWN_MEMORY;
-        if ours {
-            tracing::warn!(
-                iova,
-                size,
-                "a map beyond what a guest can address was refused"
-            );
-            return;
+        if iova.saturating_add(size) > super::OWN_MEMORY {
+            let why =
+                format!("a map of {size:#x} bytes at {iova:#x}: beyond what a guest can address");
+            return Err(Refusal::invalid(why));
         }
+        let mut refused = Ok(());
         self.unless_gone(|inner, back| {
             inner.counters.dma_maps += 1;
             let entry = match inner.maps.insert(iova, size, access, file, offset) {
                 Ok(entry) => entry.clone(),
                 Err(error) => {
-                    tracing::warn!(%error, iova, size, "a map was refused");
-                    return back.map_or(Ok(()), |back| back.bus.unmap(iova, size));
+                    refused = Err(Refusal::invalid(error.to_string()));
+                    return Ok(());
                 }
             };
             let Some(back) = back else { return Ok(()) };
             let fd = entry.memory.file.as_fd();
-            let mapped = back.bus.map(iova, size, access, fd, offset);
-            if let Err(error) = &mapped
-                && !is_gone(error)
-            {
-                // As the device has it: nothing is there.
-                inner.maps.remove(iova, size);
+            match back.bus.map(iova, size, access, fd, offset) {
+                // The device that takes over is given the map.
+                Err(error) if is_gone(&error) => return Err(error),
+                Err(error) => {
+                    // As the device has it: nothing is there.
+                    inner.maps.remove(iova, size);
+                    refused = Err(Refusal::invalid(error.to_string()));
+                    return Ok(());
+                }
+                Ok(()) => {}
             }
-            mapped?;
             inner.track_up_to(iova.saturating_add(size), back);
             Ok(())
         });
+        refused
     }
 
     fn unmap(&self, iova: u64, size: u64) {
@@ -529,12 +530,13 @@ impl Served for Mediator {
         });
     }
 
-    fn reset(&self) {
-        self.attempt(|inner, back| {
+    fn reset(&self) -> Result<(), Refusal> {
+        let reset = self.attempt(|inner, back| {
             quietly(back.reset())?;
             self.power_on(inner);
             Ok(())
         });
+        reset.ok_or_else(|| Refusal::gone("the device to be reset is gone"))
     }
 
     fn interrupts(&self, request: IrqRequest, eventfds: Vec<File>) {

@@ -2,14 +2,17 @@
 
 use super::interrupts::EventFds;
 use super::log::DmaLog;
-use super::served::{IrqRequest, Map, Served};
+use super::logging::Logging;
+use super::served::{IrqRequest, Map, Migrates, Refusal, Served};
 use crate::function::{MsixOwner, PciFunction};
+use rustix::io::Errno;
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A client's reset is answered within this time. QEMU waits 5 s for any answer.
+/// A client's reset or stop is answered within this time. QEMU waits 5 s for any answer.
 const RESET_WAIT: Duration = Duration::from_secs(4);
 
 /// What clients have asked for since the function was made. An unmap that found nothing counts.
@@ -35,6 +38,10 @@ pub struct ServedFunction {
     eventfds: Arc<EventFds>,
     counters: Counters,
     log: Option<Mutex<DmaLog>>,
+    /// VFIO's DMA logging, while it is on.
+    logging: Mutex<Option<Logging>>,
+    /// Interrupts that another function owed its driver are this one's to send when it starts.
+    owes: AtomicBool,
 }
 
 impl ServedFunction {
@@ -52,6 +59,8 @@ impl ServedFunction {
             eventfds,
             counters: Counters::default(),
             log: log.map(Mutex::new),
+            logging: Mutex::default(),
+            owes: AtomicBool::new(false),
         })
     }
 
@@ -75,6 +84,19 @@ impl ServedFunction {
     }
 }
 
+impl ServedFunction {
+    fn logging(&self) -> MutexGuard<'_, Option<Logging>> {
+        self.logging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before anything by which the tracker's configuration may change.
+    fn note_bitmap(&self) {
+        if let Some(logging) = &mut *self.logging() {
+            logging.note_bitmap(self.function.dma());
+        }
+    }
+}
+
 impl Served for ServedFunction {
     fn bar_size(&self, bar: u8) -> u64 {
         PciFunction::bar_size(bar)
@@ -89,6 +111,10 @@ impl Served for ServedFunction {
         if !self.function.reset_and_wait(RESET_WAIT) {
             tracing::warn!("the function is still resetting after its client has gone");
         }
+        if let Some(logging) = self.logging().take() {
+            logging.stop(self.function.dma());
+        }
+        self.owes.store(false, Relaxed);
         self.function.dma().unmap(0, u64::MAX);
         self.log(DmaLog::end);
         self.eventfds.clear();
@@ -99,6 +125,7 @@ impl Served for ServedFunction {
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) {
+        self.note_bitmap();
         self.function.config_write(offset, data);
     }
 
@@ -107,27 +134,26 @@ impl Served for ServedFunction {
     }
 
     fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
+        self.note_bitmap();
         self.function.bar_write(bar, offset, data);
     }
 
-    fn map(&self, map: Map) {
+    fn map(&self, map: Map) -> Result<(), Refusal> {
         self.counters.dma_maps.fetch_add(1, Relaxed);
         // Before it is in force, so that the log knows every map through which the device writes.
         self.log(|log| log.map(&map));
-        let dma = self.function.dma();
         let Map {
             iova, size, perm, ..
         } = map;
         let Some((file, offset)) = map.memory else {
-            // Whatever was there is gone.
             tracing::debug!(iova, size, "a map without memory");
-            return dma.unmap(iova, size);
+            return Ok(());
         };
-        if let Err(error) = dma.map(iova, size, &file, offset, perm) {
-            tracing::warn!(%error, "a map was refused; the range stays without memory");
-            // The client thinks that it replaced what was there: better a fault than a write there.
-            dma.unmap(iova, size);
-        }
+        let made = self.function.dma().map(iova, size, &file, offset, perm);
+        made.map_err(|error| {
+            self.log(|log| log.unmap(iova, size));
+            Refusal::invalid(error.to_string())
+        })
     }
 
     fn unmap(&self, iova: u64, size: u64) {
@@ -136,14 +162,90 @@ impl Served for ServedFunction {
         self.log(|log| log.unmap(iova, size));
     }
 
-    fn reset(&self) {
-        if !self.function.reset_and_wait(RESET_WAIT) {
-            tracing::warn!("a reset was not finished in {RESET_WAIT:?}; it goes on");
-        }
+    fn reset(&self) -> Result<(), Refusal> {
+        self.note_bitmap();
+        let done = self.function.reset_and_wait(RESET_WAIT);
         self.eventfds.forget_pending();
+        if done {
+            return Ok(());
+        }
+        let why = format!("a reset was not finished in {RESET_WAIT:?}; it goes on");
+        Err(Refusal::new(Errno::TIMEDOUT, why))
     }
 
     fn interrupts(&self, request: IrqRequest, eventfds: Vec<File>) {
         self.eventfds.carry_out(request, eventfds);
+    }
+
+    fn migrates(&self) -> Option<&dyn Migrates> {
+        self.function.is_movable().then_some(self)
+    }
+}
+
+impl Migrates for ServedFunction {
+    fn stop(&self) -> Result<(), Refusal> {
+        if self.function.stop_and_wait(RESET_WAIT) {
+            return Ok(());
+        }
+        let why = format!("the function did not stop in {RESET_WAIT:?}; reset it");
+        Err(Refusal::new(Errno::TIMEDOUT, why))
+    }
+
+    fn start(&self) -> Result<(), Refusal> {
+        if !self.function.start_and_wait(RESET_WAIT) {
+            let why = format!("the function did not go on in {RESET_WAIT:?}; reset it");
+            return Err(Refusal::new(Errno::TIMEDOUT, why));
+        }
+        if self.owes.swap(false, Relaxed) {
+            let vectors = 0..usize::from(self.function.vectors());
+            self.eventfds
+                .carry_out(IrqRequest::Trigger(vectors), Vec::new());
+        }
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.function.is_stopped()
+    }
+
+    fn save(&self) -> Result<Vec<u8>, Refusal> {
+        if !self.function.is_stopped() {
+            return Err(Refusal::invalid("the function is not stopped"));
+        }
+        Ok(self.function.save())
+    }
+
+    fn load(&self, state: &[u8]) -> Result<(), Refusal> {
+        self.note_bitmap();
+        let loaded = self.function.load(state);
+        loaded.map_err(|error| Refusal::invalid(error.to_string()))?;
+        // What the other had raised and not delivered yet is in no state: a driver that is told once
+        // too often finds nothing new.
+        self.owes.store(true, Relaxed);
+        Ok(())
+    }
+
+    fn log_start(&self, page_size: u64, ranges: &[Range<u64>]) -> Result<u64, Refusal> {
+        let mut logging = self.logging();
+        if logging.is_some() {
+            return Err(Refusal::new(Errno::BUSY, "writes are logged already"));
+        }
+        let started = Logging::start(self.function.dma(), page_size, ranges)?;
+        Ok(logging.insert(started).page_size())
+    }
+
+    fn log_stop(&self) -> Result<(), Refusal> {
+        if let Some(logging) = self.logging().take() {
+            logging.stop(self.function.dma());
+        }
+        Ok(())
+    }
+
+    fn log_report(&self, range: &Range<u64>, unit: u64, bits: &mut [u64]) -> Result<(), Refusal> {
+        let mut logging = self.logging();
+        let off = || Refusal::invalid("no writes are logged; DMA_LOGGING_START comes first");
+        let logging = logging.as_mut().ok_or_else(off)?;
+        logging.report(self.function.dma(), range, unit, bits);
+        Ok(())
     }
 }

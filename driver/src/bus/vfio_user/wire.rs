@@ -1,6 +1,6 @@
 //! The messages of vfio-user 0.1 that a client sends, and their answers.
 //!
-//! The server's side of this project is the `vfio_user` crate. Its client is not used: it drops the
+//! The client of the crate `vfio_user`, with which the server's tests speak, is not used: it drops the
 //! error flag of answers, so that a refused map looks like one that was made; it waits for ever, so
 //! that a server which hangs takes its client along; it cannot map memory read-only; it waits for
 //! an answer to every doorbell; and it panics on lengths that a server makes up.
