@@ -19,8 +19,8 @@ const FIRST: [(&str, &str); 4] = [
         "judges the built-in device, clause by clause; --target for yours",
     ),
     (
-        "tidemark track --target emulated",
-        "reads a disk and harvests the pages that the device wrote",
+        "tidemark watch",
+        "shows a device's rounds, dirty memory, queues and state in the terminal",
     ),
 ];
 
@@ -31,7 +31,7 @@ pub fn text() -> String {
          Try first:\n",
     );
     for (command, what) in FIRST {
-        let _ = writeln!(text, "  {command:<34}{what}");
+        let _ = writeln!(text, "  {command:<32}{what}");
     }
     text.push_str("\nAll commands (`tidemark COMMAND --help` explains one):\n");
     for command in Cli::command().get_subcommands() {
