@@ -21,11 +21,13 @@ pub fn generate(mut command: Command, dir: &Path) -> io::Result<()> {
     let name = command.get_name().to_owned();
     let page = folder("reference")?.join(format!("{name}.md"));
     fs::write(page, reference(command.clone()))?;
+    // Before completions, which add `help` and all below it to the command.
+    clap_mangen::generate_to(command.clone(), folder("man")?)?;
     let completions = folder("completions")?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut command, &name, &completions)?;
     }
-    clap_mangen::generate_to(command, folder("man")?)
+    Ok(())
 }
 
 /// The program's help, command by command, as a page of the book.

@@ -19,8 +19,8 @@ const FIRST: [(&str, &str); 4] = [
         "judges the built-in device, clause by clause; --target for yours",
     ),
     (
-        "tidemark track",
-        "reads a disk and harvests the pages that the device wrote",
+        "tidemark watch",
+        "shows a device's rounds, dirty memory, queues and state in the terminal",
     ),
 ];
 

@@ -54,6 +54,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_books_page_is_what_is_made() {
+        let registry = Registry::load().expect("a sound registry");
+        let made = reference(&registry);
+        let kept = include_str!("../../../docs/src/reference/clauses.md");
+        assert!(
+            made == kept,
+            "docs/src/reference/clauses.md is old; run `cargo xtask generate`"
+        );
+    }
+
+    #[test]
     fn a_cell_stays_one() {
         assert_eq!(cell("a | b <c>"), "a \\| b &lt;c>");
     }
