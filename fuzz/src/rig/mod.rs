@@ -24,6 +24,8 @@ use watched::Watched;
 
 /// Sectors of the disk.
 pub const SECTORS: u64 = 64;
+/// How often [`Rig::settle`] looks: some milliseconds.
+const SETTLE_LOOKS: u32 = 100;
 /// Largest size of a queue.
 pub const QUEUE_SIZE: u16 = 32;
 
@@ -366,6 +368,19 @@ impl Rig {
             } else {
                 thread::sleep(Duration::from_micros(50));
             }
+        }
+    }
+
+    /// Gives the workers a moment for what was made available: without it, how much is done before
+    /// the next step would be chance. Demands nothing.
+    pub fn settle(&mut self, queue: u16) {
+        for _ in 0..SETTLE_LOOKS {
+            let (avail, used) = self.queue_state(queue);
+            let wanted = self.memory.get16(Rings::of_queue(queue, 0).driver + 2);
+            if self.status() & 0x5f != 0x0f || (avail == used && used == wanted) {
+                return;
+            }
+            thread::sleep(Duration::from_micros(20));
         }
     }
 

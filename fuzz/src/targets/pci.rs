@@ -137,4 +137,5 @@ pub(super) fn offer(rig: &mut Rig, input: &mut Input<'_>, available: &mut [u16; 
     available[queue] = available[queue].wrapping_add(1);
     rig.put(rings.driver + 2, &available[queue].to_le_bytes());
     rig.kick(number);
+    rig.settle(number);
 }

@@ -176,6 +176,7 @@ impl<F: Format> Driver<F> {
                 self.odd_state || avail == used,
                 "oracle progress: suspended with {avail:#x} available and {used:#x} used"
             );
+            rig.memory.judge_grants();
             rig.memory.judge_marks();
         }
     }
