@@ -111,13 +111,10 @@ pub fn run(data: &[u8], plant: Option<Plant>) {
     assert!(template.folder.path().is_dir(), "the template is gone");
     let watch = MemoryWatch::begin();
     let folder = folder();
-    // Bodies that are not as they were put.
-    let mut damaged = false;
     let mut files = template.files.clone();
     for _ in 0..input.below(4) {
         let number = input.below(files.len());
-        let (path, bytes) = &mut files[number];
-        let before = bytes.clone();
+        let (_, bytes) = &mut files[number];
         let (place, value) = (input.u32(), input.u8());
         let at = usize::try_from(place).unwrap_or(0) % bytes.len().max(1);
         match input.below(6) {
@@ -130,8 +127,12 @@ pub fn run(data: &[u8], plant: Option<Plant>) {
                 }
             }
         }
-        damaged |= is_body(path) && *bytes != before;
     }
+    // Bodies that are not as they were put, after all changes: two may undo each other.
+    let mut damaged = files
+        .iter()
+        .zip(&template.files)
+        .any(|(file, sound)| is_body(&file.0) && file != sound);
     let lost = input.once_in(8).then(|| input.below(files.len()));
     for (number, (path, bytes)) in files.iter().enumerate() {
         if lost == Some(number) {
