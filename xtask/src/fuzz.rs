@@ -97,7 +97,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
 /// The part of `cargo xtask test`: what was found once is not found again; with `--full`, half an hour
 /// of new inputs and all planted bugs.
 pub fn part(workspace: &Workspace, options: &test::Options) -> Result<String> {
-    let replay = ["test", "--quiet", "-p", "fuzz", "--test", "replay"];
+    let replay = ["test", "--quiet", "--workspace", "--test", "replay"];
     process::stream(workspace.cargo().args(replay))?;
     if !options.full {
         return Ok("kept inputs replayed".to_owned());

@@ -64,7 +64,7 @@ fn models(workspace: &Workspace) -> Result<(Vec<Model>, Value)> {
     let mut models = Vec::new();
     for program in MODELS {
         let mut command = workspace.cargo();
-        command.args(["test", "-p", "vm", "--test", program, "--"]);
+        command.args(["test", "--workspace", "--test", program, "--"]);
         command.args(["--nocapture", "--test-threads=1"]);
         let (text, status) = process::tee(&mut command)?;
         ensure!(
