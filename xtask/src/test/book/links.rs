@@ -154,7 +154,7 @@ mod tests {
         let files = [
             (
                 "README.md",
-                "[book](docs/src/SUMMARY.md) [web](https://example.org)",
+                "[book](docs/src/SUMMARY.md) [web](https://host/page)",
             ),
             ("docs/src/SUMMARY.md", "- [One](one.md)\n- [Two](two.md)\n"),
             (
