@@ -23,6 +23,16 @@ pub struct Usage(pub String);
 #[error("{0}")]
 pub struct Unreachable(pub String);
 
+/// A damaged database makes redb panic, on page after page: the store catches that and says it in an error.
+pub fn leave_caught_panics_to_their_errors() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !migration::store::catches_panics() {
+            report(panic);
+        }
+    }));
+}
+
 /// Prints an error as one line and chooses the exit code: 0 done, 1 failed, 2 wrong usage, 3 target
 /// unreachable.
 pub fn report(done: anyhow::Result<()>) -> ExitCode {

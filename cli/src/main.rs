@@ -36,6 +36,7 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    exit::leave_caught_panics_to_their_errors();
     let cli = Cli::parse();
     // Who judges provokes: what a device of ours has to say to that is in the report.
     let provoked = matches!(cli.command, Some(Command::Conform(_) | Command::Judge(_)));

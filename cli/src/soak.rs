@@ -24,6 +24,10 @@ pub struct SoakArgs {
     /// Where disks and evidence go; by default where temporary files go.
     #[arg(long)]
     folder: Option<PathBuf>,
+    /// MiB of memory that there may be more in the end than after the warm-up. The C library's allocator
+    /// keeps what it was given back; with MALLOC_ARENA_MAX=1 in the environment 16 are plenty.
+    #[arg(long, default_value_t = 128, value_name = "MIB")]
+    slack: u64,
     /// Make something wrong, to see that it is found.
     #[arg(long, value_enum)]
     plant: Option<Plant>,
@@ -53,6 +57,7 @@ pub fn run(args: &SoakArgs) -> Result<()> {
             Some(Plant::Unmarked) | None => None,
         },
         folder: args.folder.clone().unwrap_or_else(std::env::temp_dir),
+        slack: args.slack.saturating_mul(1 << 20),
     };
     let soaked = soak(&plan).context("the soak cannot be watched")?;
     println!("{}", serde_json::to_string(&soaked)?);

@@ -20,6 +20,14 @@ use crate::workspace::Workspace;
 const PLANTED: u64 = 10;
 /// Runs under faults at a time.
 const FAULTS: u64 = 20;
+/// One heap, of which what is free at its end goes back to the system: what is in use then is what is kept,
+/// but for the slack, in MiB.
+const ALLOCATOR: [(&str, &str); 3] = [
+    ("MALLOC_ARENA_MAX", "1"),
+    ("MALLOC_TRIM_THRESHOLD_", "131072"),
+    ("MALLOC_MMAP_THRESHOLD_", "65536"),
+];
+const SLACK: u64 = 16;
 
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -120,6 +128,8 @@ fn command(
         .args(["--seconds", &seconds.to_string()])
         .args(["--lanes", &options.lanes.to_string()])
         .args(["--seed", &options.seed.to_string()])
+        .args(["--slack", &SLACK.to_string()])
+        .envs(ALLOCATOR)
         .args(more);
     Ok(command)
 }

@@ -8,6 +8,7 @@ use migration::store::{Address, Fault, Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// Everything that can be asked of a store: what `verify` says is wrong, or all that is in it.
 fn ask(place: &Place) -> Result<Vec<Vec<u8>>, String> {
@@ -170,6 +171,31 @@ fn verify_tells_every_flipped_bit_of_the_names_that_says_anything() {
         silent.len()
     );
     assert!(told > 100, "{told}");
+}
+
+/// redb panics on some damage. Who asks is told so in words, without a panic's traces.
+#[test]
+fn a_panic_about_damage_is_an_error_and_nothing_else() {
+    const SAYS: &str = "the database is damaged";
+    let place = tiny();
+    let files = place.files();
+    let path = files.iter().find(|path| is_database(path)).unwrap();
+    let bytes = fs::read(path).unwrap();
+    let mut random = Random::new(12);
+    let mut panics = (0..bytes.len()).filter(|at| {
+        fs::write(path, flipped(&bytes, *at, &mut random)).unwrap();
+        ask(&place).is_err_and(|told| told.contains(SAYS))
+    });
+    assert!(panics.next().is_some(), "no flip makes it panic");
+    let verified = Command::new(env!("CARGO_BIN_EXE_tidemark"))
+        .args(["store", "verify"])
+        .args(place.arguments())
+        .output()
+        .unwrap();
+    let told = [verified.stdout, verified.stderr].concat();
+    let told = String::from_utf8(told).unwrap();
+    assert_eq!(verified.status.code(), Some(1), "{told}");
+    assert!(told.contains(SAYS) && !told.contains("panicked"), "{told}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use super::STEPS;
 use super::catalogue::{Announcement, Catalogue, Edit, Entries, Locked};
+use super::caught::caught;
 use super::error::{StoreError, file};
 use crate::names::{Batch, Conflict, Cursor, Name, judge};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition};
@@ -12,7 +13,6 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -108,13 +108,9 @@ impl Folder {
         doing: &'static str,
         work: impl FnOnce() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|cause| {
-            let text = cause.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| cause.downcast_ref::<&str>().copied());
-            let text = text.unwrap_or("no reason given");
-            Err(self.failed(doing)(format!(
-                "the database is damaged: {text}"
-            )))
+        caught(work).unwrap_or_else(|text| {
+            let damaged = format!("the database is damaged: {text}");
+            Err(self.failed(doing)(damaged))
         })
     }
 

@@ -17,6 +17,7 @@
 mod address;
 mod bodies;
 mod catalogue;
+mod caught;
 mod checkpoint;
 mod deposit;
 mod error;
@@ -32,6 +33,7 @@ mod tests;
 mod verify;
 
 pub use address::{Address, BodiesAt, NamesAt};
+pub use caught::catches_panics;
 pub use checkpoint::Checkpoint;
 pub use deposit::{Base, Deposit, Extent, Sealed};
 pub use error::StoreError;

@@ -21,9 +21,6 @@ use std::time::{Duration, Instant};
 
 /// Phases before the first census: whatever is made once is made then.
 const WARM_UP: usize = 2;
-/// Bytes of memory that may come and go: allocators keep what they were given back.
-const SLACK: u64 = 128 << 20;
-
 /// A bug that is planted to be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planted {
@@ -50,6 +47,9 @@ pub struct Soak {
     pub planted: Option<Planted>,
     /// Where disks and evidence go; there must be room for some 100 MB a lane.
     pub folder: PathBuf,
+    /// Bytes of memory that there may be more in the end than after the warm-up. An allocator keeps
+    /// what it was given back, the more the more threads there are.
+    pub slack: u64,
 }
 
 /// What was done, and what was wrong with it.
@@ -177,7 +177,7 @@ pub fn soak(plan: &Soak) -> Result<Soaked, VmError> {
         mut objections,
     } = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let [first, .., last] = censuses.as_slice() {
-        objections.extend(last.grown_from(first, SLACK));
+        objections.extend(last.grown_from(first, plan.slack));
     }
     Ok(Soaked {
         figures,

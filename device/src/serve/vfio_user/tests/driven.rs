@@ -17,6 +17,8 @@ pub const MEMORY: u64 = 1 << 20;
 const DESC: u64 = 0x1000;
 const AVAIL: u64 = 0x2000;
 pub const USED: u64 = 0x3000;
+/// Pages that only the driver writes.
+pub const DRIVERS: [u64; 2] = [DESC / 4096, AVAIL / 4096];
 /// Where the pages begin that are filled, one for each buffer.
 pub const PAGES: u64 = 0x1_0000;
 const SIZE: u16 = 64;
@@ -82,13 +84,6 @@ impl Driven {
 
     /// Makes buffers `from` to `to` available; page n of those to be filled is buffer n's.
     pub fn offer(&mut self, from: u16, to: u16) -> Outcome {
-        self.offer_quietly(from, to)?;
-        self.set(0x3000, 0, 2);
-        Ok(())
-    }
-
-    /// And the device is not told.
-    pub fn offer_quietly(&self, from: u16, to: u16) -> Outcome {
         for n in from..to {
             let at = PAGES + u64::from(n) * 4096;
             let desc = numbers(&[(at, 8), (4096, 4), (2, 2), (0, 2)]);
@@ -97,6 +92,7 @@ impl Driven {
                 .write_all_at(&n.to_le_bytes(), AVAIL + 4 + 2 * u64::from(n))?;
         }
         self.memory.write_all_at(&to.to_le_bytes(), AVAIL + 2)?;
+        self.set(0x3000, 0, 2);
         Ok(())
     }
 

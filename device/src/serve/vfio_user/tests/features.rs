@@ -2,7 +2,7 @@
 //! one server to another.
 
 use super::Outcome;
-use super::driven::{Driven, MEMORY, PAGES, USED, changed, guest};
+use super::driven::{DRIVERS, Driven, MEMORY, PAGES, USED, changed, guest};
 use super::talk::{numbers, quad, word};
 use crate::function::PciFunction;
 use crate::serve::vfio_user::STATE_MAX;
@@ -169,17 +169,15 @@ fn logged(marking: Marking) -> Result<Vec<Round>, Box<dyn std::error::Error>> {
     assert_eq!(driven.log(4096, &[(0, MEMORY)]), Ok(4096));
     let mut rounds = Vec::new();
     for n in [3_u16, 6, 15] {
-        let offered = driven.used()?;
-        let before = {
-            // The driver's own stores are not the device's.
-            driven.offer_quietly(offered, n)?;
-            driven.bytes()?
-        };
-        driven.set(0x3000, 0, 2);
+        // Everything is used and nothing new there: whatever changes from here on is ours or the device's.
+        let before = driven.bytes()?;
+        driven.offer(driven.used()?, n)?;
         driven.await_used(n)?;
         // Nothing is in flight when it is stopped.
         driven.enter(STOPPED).map_err(errno)?;
-        let changed = changed(&before, &driven.bytes()?);
+        let mut changed = changed(&before, &driven.bytes()?);
+        // The driver's own stores are not the device's, which only reads these pages.
+        changed.retain(|page| !DRIVERS.contains(page));
         rounds.push((changed, driven.report(0, MEMORY, 4096).map_err(errno)?));
         driven.enter(RUNNING).map_err(errno)?;
     }
@@ -434,7 +432,10 @@ fn a_driver_is_told_what_the_other_device_owed_it() -> Outcome {
     second.enter(STOPPED).map_err(errno)?;
     assert_eq!(super::count(&event), 0);
     second.enter(RUNNING).map_err(errno)?;
-    assert_eq!(super::count(&event), 1);
+    // Twice if the first was stopped between using the buffer and raising the interrupt, which is then
+    // in the queue's state: once too often does no harm.
+    let told = super::count(&event);
+    assert!((1..=2).contains(&told), "told {told} times");
     Ok(())
 }
 
