@@ -179,19 +179,19 @@ impl GuestMemory {
     /// The oracles'.
     pub fn unmap(&mut self, dma: &Dma, page: u64) {
         dma.unmap(page * PAGE, PAGE);
-        let changed = self.deny(page);
+        let now = self.now();
+        let changed = self.deny(page, &now);
         assert!(
             !changed || !self.logged || self.marked().contains(&page),
             "oracle tracking: page {page} changed, was unmapped, and is not marked: lost"
         );
     }
 
-    /// A page was taken away from the device: what it holds then is what it has to hold. Whether the
-    /// device had written there.
-    pub fn deny(&mut self, page: u64) -> bool {
-        let now = self.now();
-        let written = self.differs(page, &now);
-        self.rebase_page(page, &now);
+    /// A page was taken away from the device: what it has in `now`, which is all of memory since then,
+    /// is what it has to hold. Whether the device had written there.
+    pub fn deny(&mut self, page: u64, now: &[u8]) -> bool {
+        let written = self.differs(page, now);
+        self.rebase_page(page, now);
         self.set_granted(page, false);
         written
     }

@@ -7,7 +7,7 @@ use super::frontend::{Frontend, Heard, USER, ask};
 use super::request;
 use crate::Plant;
 use crate::input::Input;
-use crate::oracle::{MemoryWatch, PATIENCE};
+use crate::oracle::{DescriptorWatch, MemoryWatch, PATIENCE};
 use crate::rig::{self, GuestMemory, PAGE, PAGES, Rings, WRITABLE};
 use device::serve::vhost_user::VhostUserServer;
 use device::tracker::Marking;
@@ -46,11 +46,6 @@ struct Files {
     call: OwnedFd,
 }
 
-/// Descriptors of this process.
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
-}
-
 fn event() -> OwnedFd {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd")
 }
@@ -71,7 +66,7 @@ pub fn run(data: &[u8], plant: Option<Plant>) {
         call: event(),
     };
     files.other.set_len(PAGE * PAGES).expect("its size");
-    let before = descriptors();
+    let open = DescriptorWatch::begin();
     session(&server, |frontend| {
         let mut exact = input.flag();
         if exact {
@@ -103,16 +98,7 @@ pub fn run(data: &[u8], plant: Option<Plant>) {
     memory.forget_log();
     let kept = plant == Some(Plant::Descriptors) && !input_is_short(data);
     let kept: Vec<OwnedFd> = (0..u8::from(kept)).map(|_| event()).collect();
-    // Descriptors that were in a message nobody read are closed by the system, not at once.
-    let began = Instant::now();
-    while descriptors() > before && began.elapsed() < Duration::from_secs(2) {
-        thread::sleep(Duration::from_millis(1));
-    }
-    let now = descriptors();
-    assert!(
-        now <= before,
-        "oracle descriptors: {now} are open after a session, {before} were before"
-    );
+    open.judge();
     drop(kept);
     sound(&server, &files, &mut memory);
     watch.end();

@@ -51,8 +51,9 @@ impl Guest {
     /// Memory of which nothing is granted.
     pub fn new() -> Self {
         let mut memory = GuestMemory::new();
+        let now = memory.now();
         for page in 0..PAGES {
-            memory.deny(page);
+            memory.deny(page, &now);
         }
         Self {
             memory,
@@ -133,15 +134,15 @@ impl Guest {
             let Range { start, end } = window.iovas;
             let below = start..end.min(gone.start);
             let above = start.max(gone.end)..end;
-            [below, above].map(|iovas| Window {
-                offset: window.offset + iovas.start.saturating_sub(start),
+            let parts = [below, above].into_iter().filter(|part| !part.is_empty());
+            parts.map(move |iovas| Window {
+                offset: window.offset + (iovas.start - start),
                 iovas,
             })
         };
         if !gone.is_empty() {
             let windows = std::mem::take(&mut self.windows);
-            let parts = windows.into_iter().flat_map(parts);
-            self.windows = parts.filter(|part| !part.iovas.is_empty()).collect();
+            self.windows = windows.into_iter().flat_map(parts).collect();
             self.follow();
         }
     }
@@ -150,13 +151,13 @@ impl Guest {
     /// then: nothing may come later.
     fn follow(&mut self) {
         self.memory.judge_grants();
-        let ways = self.ways();
+        let (ways, now) = (self.ways(), self.memory.now());
         for page in 0..PAGES {
             let was = self.memory.is_granted(page * PAGE, PAGE);
             match (was, ways.contains_key(&page)) {
                 (false, true) => self.memory.grant(page),
                 (true, false) => {
-                    let written = self.memory.deny(page);
+                    let written = self.memory.deny(page, &now);
                     if let Some(log) = self.log.as_mut().filter(|_| written) {
                         log.owed.insert(page);
                     }
@@ -225,20 +226,18 @@ impl Guest {
             Ok(words * 8),
             "oracle answers: bytes of a bitmap of {length:#x} bytes by {unit:#x}"
         );
-        let covered = |way: &u64| {
-            let (from, to) = (way * PAGE, (way + 1) * PAGE);
-            from >= iova && to <= iova + length
+        let within = |way: &u64, range: &Range<u64>| {
+            let from = way * PAGE;
+            range.start <= from && from.saturating_add(PAGE) <= range.end
         };
+        let range = iova..iova + length;
+        let covered = |way: &u64| within(way, &range);
         let told = |way: &u64| {
             let bit = (way * PAGE - iova) / unit;
             let byte = usize::try_from(bit / 8).ok().and_then(|at| bitmap.get(at));
             byte.is_some_and(|byte| byte >> (bit % 8) & 1 != 0)
         };
-        let logged = |way: &u64| {
-            let (from, to) = (way * PAGE, (way + 1) * PAGE);
-            let mut ranges = log.ranges.iter();
-            ranges.any(|range| range.start <= from && to <= range.end)
-        };
+        let logged = |way: &u64| log.ranges.iter().any(|range| within(way, range));
         let earlier = std::mem::take(&mut log.told);
         for (page, ways) in &log.ways {
             let now = ways.iter().filter(|way| covered(way) && told(way));
