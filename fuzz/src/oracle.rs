@@ -14,7 +14,8 @@ use std::fs;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Once, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// How long one thing may take before it counts as hung. No figure is judged by it.
 pub const PATIENCE: Duration = Duration::from_secs(8);
@@ -60,6 +61,44 @@ impl MemoryWatch {
             "oracle memory: {taken} KiB were taken by one run, at most {MEMORY_KIB} expected"
         );
     }
+}
+
+/// Watches how many descriptors the process has.
+#[derive(Debug)]
+pub struct DescriptorWatch {
+    before: usize,
+}
+
+impl DescriptorWatch {
+    /// From here on.
+    pub fn begin() -> Self {
+        Self {
+            before: descriptors(),
+        }
+    }
+
+    /// A session is over. Descriptors that were in a message nobody read are closed by the system, not
+    /// at once.
+    ///
+    /// # Panics
+    ///
+    /// `oracle descriptors`.
+    pub fn judge(&self) {
+        let began = Instant::now();
+        while descriptors() > self.before && began.elapsed() < Duration::from_secs(2) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let (now, before) = (descriptors(), self.before);
+        assert!(
+            now <= before,
+            "oracle descriptors: {now} are open after a session, {before} were before"
+        );
+    }
+}
+
+/// Descriptors of this process.
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
 /// A line of /proc/self/status in KiB.

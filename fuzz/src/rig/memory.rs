@@ -179,19 +179,45 @@ impl GuestMemory {
     /// The oracles'.
     pub fn unmap(&mut self, dma: &Dma, page: u64) {
         dma.unmap(page * PAGE, PAGE);
-        let at = usize_of(page * PAGE)..usize_of((page + 1) * PAGE);
         let now = self.now();
-        let (Some(now), Some(shadow)) = (now.get(at.clone()), self.shadow.get_mut(at)) else {
-            return;
-        };
-        let changed = shadow != now;
-        shadow.copy_from_slice(now);
+        let changed = self.deny(page, &now);
         assert!(
             !changed || !self.logged || self.marked().contains(&page),
             "oracle tracking: page {page} changed, was unmapped, and is not marked: lost"
         );
+    }
+
+    /// A page was taken away from the device: what it has in `now`, which is all of memory since then,
+    /// is what it has to hold. Whether the device had written there.
+    pub fn deny(&mut self, page: u64, now: &[u8]) -> bool {
+        let written = self.differs(page, now);
+        self.rebase_page(page, now);
+        self.set_granted(page, false);
+        written
+    }
+
+    /// The device was given a page.
+    pub fn grant(&mut self, page: u64) {
+        self.set_granted(page, true);
+    }
+
+    fn set_granted(&mut self, page: u64, to: bool) {
         if let Some(granted) = self.granted.get_mut(usize_of(page)) {
-            *granted = false;
+            *granted = to;
+        }
+    }
+
+    /// Whether a page of `now`, which is all of memory, is not as the driver left it.
+    pub fn differs(&self, page: u64, now: &[u8]) -> bool {
+        let at = usize_of(page * PAGE)..usize_of((page + 1) * PAGE);
+        self.shadow.get(at.clone()) != now.get(at)
+    }
+
+    /// What a page of `now`, which is all of memory, has counts as the driver's.
+    pub fn rebase_page(&mut self, page: u64, now: &[u8]) {
+        let at = usize_of(page * PAGE)..usize_of((page + 1) * PAGE);
+        if let (Some(shadow), Some(now)) = (self.shadow.get_mut(at.clone()), now.get(at)) {
+            shadow.copy_from_slice(now);
         }
     }
 
@@ -209,9 +235,7 @@ impl GuestMemory {
             Permissions::ReadWrite,
         )
         .expect("mapped");
-        if let Some(granted) = self.granted.get_mut(usize_of(page)) {
-            *granted = true;
-        }
+        self.grant(page);
     }
 
     /// From now on, what is there counts as the driver's: with the device at rest.
@@ -273,10 +297,8 @@ impl GuestMemory {
     /// Pages that are not as the driver left them.
     pub fn changed(&self) -> Vec<u64> {
         let now = self.now();
-        let size = usize_of(PAGE);
-        let pages = (0..PAGES).zip(self.shadow.chunks(size).zip(now.chunks(size)));
-        let changed = pages.filter(|(_, (shadow, now))| shadow != now);
-        changed.map(|(page, _)| page).collect()
+        let pages = 0..PAGES;
+        pages.filter(|page| self.differs(*page, &now)).collect()
     }
 
     /// Pages whose bit is set in the log.

@@ -13,6 +13,7 @@ mod split;
 mod store;
 mod stream;
 mod tracker;
+mod vfio_user;
 mod vhost_user;
 
 use crate::Plant;
@@ -81,6 +82,17 @@ pub const TARGETS: &[Target] = &[
         name: "vhost_user",
         about: "vhost-user messages with descriptors, while requests run",
         run: vhost_user::run,
+        plants: &[
+            Plant::NoAnswer,
+            Plant::Descriptors,
+            Plant::OutsideGrant,
+            Plant::Unmarked,
+        ],
+    },
+    Target {
+        name: "vfio_user",
+        about: "vfio-user messages with descriptors, while requests run",
+        run: vfio_user::run,
         plants: &[
             Plant::NoAnswer,
             Plant::Descriptors,

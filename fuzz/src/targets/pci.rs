@@ -6,13 +6,13 @@ use crate::input::Input;
 use crate::rig::{Options, PAGE, Rig, Rings, feature, reg};
 
 /// Places in BAR 0 where something is.
-const BAR0: &[u64] = &[
+pub(super) const BAR0: &[u64] = &[
     0x00, 0x04, 0x08, 0x0c, 0x10, 0x12, 0x14, 0x15, 0x16, 0x18, 0x1a, 0x1c, 0x1e, 0x20, 0x24, 0x28,
     0x2c, 0x30, 0x34, 0x38, 0x3a, 0x3c, 0x3e, 0x40, 0x42, 0x1000, 0x2000, 0x2020, 0x3000, 0x3004,
     0x3800, 0x3801, 0x3804, 0x3808, 0x380c, 0x3810, 0x3814,
 ];
 /// Places in configuration space where something is.
-const CONFIG: &[u16] = &[
+pub(super) const CONFIG: &[u16] = &[
     0x04, 0x06, 0x10, 0x14, 0x30, 0x3c, 0x40, 0x42, 0x44, 0x50, 0x58, 0x5a, 0x60, 0xc0, 0xc4, 0xc8,
     0xcc, 0xd0, 0xe4, 0x100, 0x104, 0x140, 0x148, 0x150,
 ];
@@ -51,7 +51,7 @@ pub fn run(data: &[u8], plant: Option<Plant>) {
 }
 
 /// A value that a register may hold: often a small one, or a place in memory.
-fn value(input: &mut Input<'_>) -> u64 {
+pub(super) fn value(input: &mut Input<'_>) -> u64 {
     match input.below(4) {
         0 => u64::from(input.u8()),
         1 => PAGE * u64::from(input.u8()),
@@ -123,19 +123,7 @@ pub(super) fn offer(rig: &mut Rig, input: &mut Input<'_>, available: &mut [u16; 
     let number = u16::try_from(queue).unwrap_or(0);
     let rings = Rings::of_queue(number, 8);
     let pieces = request::request(input, rig, available[queue]);
-    for (index, &(at, len, flags)) in (0_u16..).zip(pieces.iter().take(8)) {
-        let last = usize::from(index) + 1 == pieces.len().min(8);
-        let flags = if last { flags } else { flags | request::NEXT };
-        let mut bytes = at.to_le_bytes().to_vec();
-        bytes.extend(len.to_le_bytes());
-        bytes.extend(flags.to_le_bytes());
-        bytes.extend((index + 1).to_le_bytes());
-        rig.put(rings.desc + 16 * u64::from(index), &bytes);
-    }
-    let entry = rings.driver + 4 + 2 * u64::from(available[queue] % 8);
-    rig.put(entry, &[0, 0]);
-    available[queue] = available[queue].wrapping_add(1);
-    rig.put(rings.driver + 2, &available[queue].to_le_bytes());
+    available[queue] = request::offer(rig, rings, 0, available[queue], &pieces);
     rig.kick(number);
     rig.settle(number);
 }

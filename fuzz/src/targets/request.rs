@@ -1,7 +1,7 @@
 //! Block requests and stray buffers, as hostile drivers describe them.
 
 use crate::input::Input;
-use crate::rig::{PAGE, READ_ONLY, SECTORS, Store, UNMAPPED, WRITABLE};
+use crate::rig::{PAGE, READ_ONLY, Rings, SECTORS, Store, UNMAPPED, WRITABLE};
 
 /// Descriptor flags.
 pub const NEXT: u16 = 1;
@@ -96,4 +96,41 @@ pub fn stray(input: &mut Input<'_>) -> Vec<Piece> {
     (0..input.below(5) + 1)
         .map(|_| (address(input), length(input), input.u16() & WRITE))
         .collect()
+}
+
+/// Makes a chain of these pieces, as many as the ring has entries, the head in the table's entry
+/// `first`, and makes it available as the `available`th; the next one's number.
+pub fn offer(
+    memory: &mut impl Store,
+    rings: Rings,
+    first: u16,
+    available: u16,
+    pieces: &[Piece],
+) -> u16 {
+    let most = pieces.len().min(usize::from(rings.size));
+    for (index, &(at, len, flags)) in (0_u16..).zip(&pieces[..most]) {
+        let last = usize::from(index) + 1 == most;
+        let here = (first + index) % rings.size;
+        let mut bytes = at.to_le_bytes().to_vec();
+        bytes.extend(len.to_le_bytes());
+        bytes.extend((if last { flags } else { flags | NEXT }).to_le_bytes());
+        bytes.extend(((here + 1) % rings.size).to_le_bytes());
+        memory.put(rings.desc + 16 * u64::from(here), &bytes);
+    }
+    let slot = rings.driver + 4 + 2 * u64::from(available % rings.size);
+    memory.put(slot, &first.to_le_bytes());
+    let next = available.wrapping_add(1);
+    memory.put(rings.driver + 2, &next.to_le_bytes());
+    next
+}
+
+/// A plain read of a sector as the first request of a ring of zeroes; where its status will be, which
+/// is 0xff until then.
+pub fn plain(memory: &mut impl Store, rings: Rings) -> u64 {
+    let (header, data, answer) = (32 * PAGE, 33 * PAGE, 34 * PAGE);
+    memory.put(header, &[0; 16]);
+    memory.put(answer, &[0xff]);
+    let pieces = [(header, 16, 0), (data, 512, WRITE), (answer, 1, WRITE)];
+    offer(memory, rings, 0, 0, &pieces);
+    answer
 }

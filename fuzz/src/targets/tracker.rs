@@ -2,7 +2,7 @@
 //! goes.
 
 use super::command::{AdminQueue, COMMAND, QUEUE, RESULT, ROOM, command};
-use super::request::{self, NEXT, WRITE};
+use super::request::{self, WRITE};
 use crate::Plant;
 use crate::input::Input;
 use crate::rig::{Options, PAGE, PAGES, Rig, Rings, WRITABLE, feature, reg, status};
@@ -116,19 +116,7 @@ impl Tracking {
             let end = at.saturating_add(len.into());
             flags & WRITE == 0 || end <= BITMAP * PAGE || at >= (BITMAP + 1) * PAGE
         });
-        pieces.truncate(usize::from(SIZE));
-        for (index, &(at, len, flags)) in (0_u16..).zip(&pieces) {
-            let last = usize::from(index) + 1 == pieces.len();
-            let mut bytes = at.to_le_bytes().to_vec();
-            bytes.extend(len.to_le_bytes());
-            bytes.extend((if last { flags } else { flags | NEXT }).to_le_bytes());
-            bytes.extend((index + 1).to_le_bytes());
-            rig.put(rings.desc + 16 * u64::from(index), &bytes);
-        }
-        let slot = u64::from(self.available % SIZE);
-        self.available = self.available.wrapping_add(1);
-        rig.put(rings.driver + 4 + 2 * slot, &[0, 0]);
-        rig.put(rings.driver + 2, &self.available.to_le_bytes());
+        self.available = request::offer(rig, rings, 0, self.available, &pieces);
         rig.kick(0);
         self.drain(rig);
     }

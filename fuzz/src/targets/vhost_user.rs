@@ -7,7 +7,7 @@ use super::frontend::{Frontend, Heard, USER, ask};
 use super::request;
 use crate::Plant;
 use crate::input::Input;
-use crate::oracle::{MemoryWatch, PATIENCE};
+use crate::oracle::{DescriptorWatch, MemoryWatch, PATIENCE};
 use crate::rig::{self, GuestMemory, PAGE, PAGES, Rings, WRITABLE};
 use device::serve::vhost_user::VhostUserServer;
 use device::tracker::Marking;
@@ -46,11 +46,6 @@ struct Files {
     call: OwnedFd,
 }
 
-/// Descriptors of this process.
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
-}
-
 fn event() -> OwnedFd {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd")
 }
@@ -71,7 +66,7 @@ pub fn run(data: &[u8], plant: Option<Plant>) {
         call: event(),
     };
     files.other.set_len(PAGE * PAGES).expect("its size");
-    let before = descriptors();
+    let open = DescriptorWatch::begin();
     session(&server, |frontend| {
         let mut exact = input.flag();
         if exact {
@@ -103,16 +98,7 @@ pub fn run(data: &[u8], plant: Option<Plant>) {
     memory.forget_log();
     let kept = plant == Some(Plant::Descriptors) && !input_is_short(data);
     let kept: Vec<OwnedFd> = (0..u8::from(kept)).map(|_| event()).collect();
-    // Descriptors that were in a message nobody read are closed by the system, not at once.
-    let began = Instant::now();
-    while descriptors() > before && began.elapsed() < Duration::from_secs(2) {
-        thread::sleep(Duration::from_millis(1));
-    }
-    let now = descriptors();
-    assert!(
-        now <= before,
-        "oracle descriptors: {now} are open after a session, {before} were before"
-    );
+    open.judge();
     drop(kept);
     sound(&server, &files, &mut memory);
     watch.end();
@@ -287,28 +273,15 @@ impl Driver<'_> {
 
     /// A request in the ring, well or badly.
     fn offer(&mut self, memory: &mut GuestMemory, input: &mut Input<'_>) {
-        let available = &mut self.available;
         let rings = Rings::of_queue(0, SIZE);
-        let pieces = if input.once_in(6) {
+        let mut pieces = if input.once_in(6) {
             request::stray(input)
         } else {
-            request::request(input, memory, *available)
+            request::request(input, memory, self.available)
         };
-        let first = (*available * 4) % SIZE;
-        for (index, &(at, len, flags)) in (0_u16..).zip(pieces.iter().take(4)) {
-            let last = usize::from(index) + 1 == pieces.len().min(4);
-            let flags = if last { flags } else { flags | request::NEXT };
-            let here = (first + index) % SIZE;
-            let mut bytes = at.to_le_bytes().to_vec();
-            bytes.extend(len.to_le_bytes());
-            bytes.extend(flags.to_le_bytes());
-            bytes.extend(((here + 1) % SIZE).to_le_bytes());
-            memory.put(rings.desc + 16 * u64::from(here), &bytes);
-        }
-        let slot = rings.driver + 4 + 2 * u64::from(*available % SIZE);
-        memory.put(slot, &first.to_le_bytes());
-        *available = available.wrapping_add(1);
-        memory.put(rings.driver + 2, &available.to_le_bytes());
+        pieces.truncate(4);
+        let first = (self.available * 4) % SIZE;
+        self.available = request::offer(memory, rings, first, self.available, &pieces);
     }
 }
 
@@ -351,26 +324,13 @@ fn body(request: u32, input: &mut Input<'_>) -> Vec<u8> {
 
 /// The next frontend is served.
 fn sound(server: &Arc<VhostUserServer>, files: &Files, memory: &mut GuestMemory) {
-    const HEADER: u64 = 0x20_000;
-    const STATUS: u64 = 0x22_000;
     memory.put(0, &[0; 0x1000]);
-    memory.put(HEADER, &[0; 16]);
-    memory.put(STATUS, &[0xff]);
-    let rings = Rings::of_queue(0, SIZE);
-    let chain = [(HEADER, 16, 1_u16), (0x21_000, 512, 3), (STATUS, 1, 2)];
-    for (index, (at, len, flags)) in (0_u16..).zip(chain) {
-        let mut bytes = u64::to_le_bytes(at).to_vec();
-        bytes.extend(u32::to_le_bytes(len));
-        bytes.extend(flags.to_le_bytes());
-        bytes.extend((index + 1).to_le_bytes());
-        memory.put(rings.desc + 16 * u64::from(index), &bytes);
-    }
-    memory.put(rings.driver + 2, &[1, 0]);
+    let answer = request::plain(memory, Rings::of_queue(0, SIZE));
     session(server, |frontend| {
         set_up(frontend, files, false);
         let _kicked = rustix::io::write(&files.kick, &1_u64.to_ne_bytes());
         let began = Instant::now();
-        while memory.get::<1>(STATUS) == [0xff] {
+        while memory.get::<1>(answer) == [0xff] {
             assert!(
                 began.elapsed() < PATIENCE,
                 "oracle reset: the next frontend is not served"
@@ -378,7 +338,7 @@ fn sound(server: &Arc<VhostUserServer>, files: &Files, memory: &mut GuestMemory)
             thread::yield_now();
         }
         assert_eq!(
-            memory.get::<1>(STATUS),
+            memory.get::<1>(answer),
             [0],
             "oracle reset: the answer to the next frontend"
         );
