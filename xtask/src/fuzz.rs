@@ -21,11 +21,15 @@ use serde_json::json;
 use crate::figures;
 use crate::process;
 use crate::test;
+use crate::tool::Tool;
 use crate::workspace::Workspace;
 use report::Report;
 
 /// The one that builds the targets.
-const CARGO_FUZZ: &str = "0.13.2";
+const CARGO_FUZZ: Tool = Tool {
+    name: "cargo-fuzz",
+    version: "0.13.2",
+};
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// Processes at once: a core for each, and their workers beside them.
 const LANES: usize = 2;
@@ -138,9 +142,8 @@ impl<'w> Fuzzers<'w> {
                 wanted.to_vec()
             },
         };
-        let tools = install(workspace)?;
         let target_dir = fuzzers.target_dir();
-        let mut command = Command::new(tools.join("cargo-fuzz"));
+        let mut command = Command::new(CARGO_FUZZ.ensure(workspace)?);
         command
             .current_dir(workspace.root().join("fuzz/libfuzzer"))
             .env("RUSTC_BOOTSTRAP", "1")
@@ -316,27 +319,6 @@ impl<'w> Fuzzers<'w> {
         figures::keep(self.workspace, "fuzz-planted", &figures)?;
         Ok(all)
     }
-}
-
-/// Puts cargo-fuzz into a folder of the workspace, unless it is there.
-fn install(workspace: &Workspace) -> Result<PathBuf> {
-    let root = workspace.target().join("tools");
-    let bin = root.join("bin");
-    let there = Command::new(bin.join("cargo-fuzz"))
-        .args(["fuzz", "--version"])
-        .output()
-        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(CARGO_FUZZ));
-    if !there {
-        process::stream(
-            workspace
-                .cargo()
-                .args(["install", "cargo-fuzz", "--locked", "--version"])
-                .arg(format!("={CARGO_FUZZ}"))
-                .arg("--root")
-                .arg(&root),
-        )?;
-    }
-    Ok(bin)
 }
 
 /// The names of the files of a folder, sorted.

@@ -15,6 +15,7 @@ mod release;
 mod soak;
 mod test;
 mod testbed;
+mod tool;
 mod workspace;
 
 use std::process::ExitCode;

@@ -5,4 +5,3 @@ pub mod deb;
 pub mod deny;
 pub mod generate;
 pub mod sbom;
-mod tools;

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::generate;
-use super::tools::Tool;
 use crate::process;
+use crate::tool::Tool;
 use crate::workspace::Workspace;
 
 const CARGO_DEB: Tool = Tool {

@@ -5,8 +5,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::tools::Tool;
 use crate::process;
+use crate::tool::Tool;
 use crate::workspace::Workspace;
 
 const CARGO_DENY: Tool = Tool {

@@ -1,4 +1,4 @@
-//! Programs of other projects that are needed for releases only: one version each, built once.
+//! Programs of other projects from the registry: one version each, built once.
 
 use std::path::PathBuf;
 
