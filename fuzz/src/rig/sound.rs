@@ -12,6 +12,8 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 /// The packed ring's AVAIL bit; its first lap has wrap counter 1.
 const AVAIL: u16 = 1 << 7;
+/// And its USED bit.
+const USED: u16 = 1 << 15;
 
 /// Resets, negotiates, writes a sector, reads it back, and finds it as it was.
 ///
@@ -49,7 +51,8 @@ pub(super) fn drive(rig: &mut Rig, packed: bool) {
             offer_split(rig, turn, chain);
         }
         rig.kick(0);
-        let served = rig.wait(|rig| rig.memory.get::<1>(STATUS) != [0xff]);
+        // Not the status alone: marks are there when the chain is used, and not before.
+        let served = rig.wait(|rig| is_used(rig, turn, packed));
         assert!(
             served,
             "oracle reset: a sound driver is not served, packed {packed}, status {:#04x}",
@@ -66,6 +69,16 @@ pub(super) fn drive(rig: &mut Rig, packed: bool) {
         [0x3c; 8],
         "oracle reset: what a sound driver reads back, packed {packed}"
     );
+}
+
+/// Whether the chain of this turn is used.
+fn is_used(rig: &Rig, turn: u16, packed: bool) -> bool {
+    let rings = Rings::of_queue(0, SIZE);
+    if packed {
+        let first = rings.desc + 16 * u64::from(3 * turn);
+        return rig.memory.get16(first + 14) & USED != 0;
+    }
+    rig.memory.get16(rings.device + 2) == turn + 1
 }
 
 /// A descriptor of either format: its last two words differ.
