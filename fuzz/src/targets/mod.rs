@@ -136,6 +136,13 @@ pub const PLANT: &str = "TIDEMARK_FUZZ_PLANT";
 pub fn fuzz(name: &str, data: &[u8]) {
     static PLANTED: OnceLock<Option<Plant>> = OnceLock::new();
     let plant = PLANTED.get_or_init(|| {
+        // libFuzzer's hook ends the process before anybody can catch the panic.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !migration::store::catches_panics() {
+                hook(panic);
+            }
+        }));
         let name = std::env::var(PLANT).ok()?;
         let plant = Plant::named(&name);
         Some(plant.unwrap_or_else(|| panic!("{PLANT}={name} names no plant")))

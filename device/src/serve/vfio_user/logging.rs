@@ -88,7 +88,11 @@ impl Logging {
             page_shift: shift,
             ranges: pages
                 .iter()
-                .map(|pages| pages.start << shift..pages.end << shift)
+                // The end of all addresses is no number: their last byte will do.
+                .map(|pages| {
+                    let end = pages.end.checked_mul(1 << shift);
+                    pages.start << shift..end.unwrap_or(u64::MAX)
+                })
                 .collect(),
             capacity: u32::try_from(count.min(RECORDS_MAX)).unwrap_or(u32::MAX),
         };

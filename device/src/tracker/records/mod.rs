@@ -33,7 +33,8 @@ pub const PAGES_MAX: u64 = 1 << 28;
 pub struct RecordsConfig {
     /// log2 of the page size in bytes, 12 to 30.
     pub page_shift: u32,
-    /// Bytes (IOVA), multiples of the page size, without overlap.
+    /// Bytes (IOVA), multiples of the page size, without overlap. An end of `u64::MAX` stands for that of
+    /// all addresses.
     pub ranges: Vec<Range<u64>>,
     /// Records that are surely held.
     pub capacity: u32,

@@ -68,10 +68,8 @@ impl Pages {
         let mut pages = 0_u64;
         let mut words = 0;
         for range in ranges {
-            let (first, end) = (
-                range.start >> config.page_shift,
-                range.end >> config.page_shift,
-            );
+            let page = 1 << config.page_shift;
+            let (first, end) = (range.start / page, range.end.div_ceil(page));
             pages = pages.saturating_add(end.saturating_sub(first));
             if pages > PAGES_MAX || end <= first {
                 return Err(TooMuch { pages });

@@ -48,6 +48,13 @@ fn a_page_is_recorded_once_a_turn_and_within_its_ranges() {
 }
 
 #[test]
+fn the_last_page_of_all_is_recorded() {
+    let recorder = recorder(4, &[(u64::MAX - 4095, u64::MAX)]);
+    recorder.mark(&[(u64::MAX - 10, 5)]);
+    assert_eq!(drain(&recorder, 3), (vec![u64::MAX >> 12], false));
+}
+
+#[test]
 fn a_read_that_is_full_says_that_there_may_be_more() {
     let recorder = recorder(8, &[(0, 0x8000)]);
     recorder.mark(&[(0, 0x3000)]);

@@ -278,6 +278,24 @@ fn a_coarse_page_is_told_of_until_all_of_it_was() -> Outcome {
 }
 
 #[test]
+fn ranges_may_end_where_all_addresses_do() -> Outcome {
+    let mut driven = Driven::new(Marking::Bit, &guest()?)?;
+    driven.start();
+    for (n, size) in (0..).zip([4096, 2 << 20]) {
+        let ranges = [(u64::MAX - 4095, 4096), (0, MEMORY)];
+        assert_eq!(driven.log(size, &ranges), Ok(size));
+        driven.offer(n, n + 1)?;
+        driven.await_used(n + 1)?;
+        driven.enter(STOPPED).map_err(errno)?;
+        let reported = driven.report(PAGES, MEMORY - PAGES, 4096);
+        assert!(reported.is_ok_and(|pages| pages.contains(&u64::from(n))));
+        driven.enter(RUNNING).map_err(errno)?;
+        driven.talk.feature(SET | STOP, &[]).map_err(errno)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn logging_is_judged_and_bounded() -> Outcome {
     let mut driven = Driven::new(Marking::Bit, &guest()?)?;
     for (page_size, ranges) in [
