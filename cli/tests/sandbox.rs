@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const TIDEMARK: &str = env!("CARGO_BIN_EXE_tidemark");
@@ -86,6 +87,9 @@ impl Drop for Process {
         let _ = self.child.wait();
     }
 }
+
+/// For what has to come.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Each kind of process, its socket, and the most descriptors that it may hold.
 const KINDS: [(&str, u64); 4] = [
@@ -167,13 +171,20 @@ fn all_threads_are_in_it() {
     let dir = tempfile::tempdir().unwrap();
     let process = start(&dir, "vfio-user", &[]);
     let tasks = format!("/proc/{}/task", process.child.id());
-    let mut threads = 0;
-    for task in fs::read_dir(tasks).unwrap() {
+    let began = Instant::now();
+    // Some threads begin after it has said where it listens.
+    let threads: Vec<_> = loop {
+        let threads: Vec<_> = fs::read_dir(&tasks).unwrap().collect();
+        if threads.len() > 1 {
+            break threads;
+        }
+        assert!(began.elapsed() < PATIENCE, "one thread only");
+        std::thread::yield_now();
+    };
+    for task in threads {
         let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
         assert!(status.contains("Seccomp:\t2"), "{status}");
-        threads += 1;
     }
-    assert!(threads >= 2, "{threads}");
 }
 
 /// The control: the same looks find nothing where it is off.
