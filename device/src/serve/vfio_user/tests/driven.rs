@@ -22,7 +22,7 @@ pub const DRIVERS: [u64; 2] = [DESC / 4096, AVAIL / 4096];
 /// Where the pages begin that are filled, one for each buffer.
 pub const PAGES: u64 = 0x1_0000;
 const SIZE: u16 = 64;
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Driven {
     pub talk: Talk,
